@@ -1,0 +1,1 @@
+//! Artifacts from outside: lock, cache, download, build.

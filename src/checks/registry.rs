@@ -1,0 +1,59 @@
+//! Every kind of check by its key in stage files.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::{AnyCheck, Check};
+
+/// One kind.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// The key in stage files.
+    pub name: &'static str,
+    parse: fn(Value) -> Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>>,
+    schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
+impl Kind {
+    const fn of<R: Check + schemars::JsonSchema>() -> Self {
+        Self {
+            name: R::KIND,
+            parse: parse::<R>,
+            schema: schema::<R>,
+        }
+    }
+
+    /// Reads a spec.
+    ///
+    /// # Errors
+    /// What does not fit, with the path inside the spec.
+    pub fn parse(
+        &self,
+        spec: Value,
+    ) -> Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>> {
+        (self.parse)(spec)
+    }
+
+    /// JSON Schema of the spec.
+    pub fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        (self.schema)(generator)
+    }
+}
+
+fn parse<R: Check>(
+    spec: Value,
+) -> Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>> {
+    Ok(Box::new(serde_path_to_error::deserialize::<_, R>(spec)?))
+}
+
+fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    generator.subschema_for::<R>()
+}
+
+/// All kinds, in the order of the reference.
+pub const KINDS: &[Kind] = &[];
+
+/// The kind of this name.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}

@@ -1,0 +1,1 @@
+//! A machine in memory, for tests.

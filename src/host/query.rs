@@ -1,0 +1,80 @@
+//! The programs that observing may ask: a closed list, so that reading this file shows that none of them changes anything.
+
+/// A question to a program that only looks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Query {
+    argv: Vec<String>,
+}
+
+impl Query {
+    fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+        }
+    }
+
+    /// Program and arguments.
+    pub fn argv(&self) -> &[String] {
+        &self.argv
+    }
+
+    /// Status and version of Debian packages, one `name<TAB>status<TAB>version` line each; unknown names go to standard error.
+    pub fn dpkg_status(packages: &[String]) -> Self {
+        let format = "--showformat=${binary:Package}\t${db:Status-Abbrev}\t${Version}\n";
+        Self::of(
+            ["dpkg-query", "--show", format]
+                .into_iter()
+                .map(str::to_owned)
+                .chain(packages.iter().cloned()),
+        )
+    }
+
+    /// Properties of a systemd unit as `Name=value` lines.
+    pub fn systemctl_show(unit: &str, properties: &[&str]) -> Self {
+        let properties = format!("--property={}", properties.join(","));
+        Self::of(["systemctl", "show", &properties, "--", unit])
+    }
+
+    /// Rules and state of the firewall.
+    pub fn ufw_status() -> Self {
+        Self::of(["ufw", "status", "verbose"])
+    }
+
+    /// The rules that were added to the firewall, as commands, also when it is inactive.
+    pub fn ufw_show_added() -> Self {
+        Self::of(["ufw", "show", "added"])
+    }
+
+    /// An entry of `passwd`, `group`...
+    pub fn getent(database: &str, key: &str) -> Self {
+        Self::of(["getent", database, key])
+    }
+
+    /// Names of the groups of a user.
+    pub fn groups_of(user: &str) -> Self {
+        Self::of(["id", "-Gn", "--", user])
+    }
+
+    /// Images in k3s's containerd whose reference is `reference`, as a table with digest and labels.
+    pub fn k3s_image(reference: &str) -> Self {
+        Self::of([
+            "/usr/local/bin/k3s",
+            "ctr",
+            "-n",
+            "k8s.io",
+            "images",
+            "ls",
+            &format!("name=={reference}"),
+        ])
+    }
+
+    /// Version of an installed program.
+    pub fn version(program: &str) -> Self {
+        Self::of([program, "--version"])
+    }
+
+    /// The `unless` of a `command` resource, or a `command` check: the author of the stage promises that it only looks.
+    pub fn by_author(argv: &[String]) -> Self {
+        Self::of(argv.iter().cloned())
+    }
+}

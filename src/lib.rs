@@ -1,0 +1,12 @@
+//! `provision` brings a blank Ubuntu VM to a running, self-healing MLOps platform. See `docs/` for users.
+
+pub mod artifacts;
+pub mod checks;
+pub mod cluster;
+pub mod diagnostic;
+pub mod diff;
+pub mod hash;
+pub mod host;
+pub mod image;
+pub mod resources;
+pub mod secrets;

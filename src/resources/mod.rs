@@ -1,0 +1,161 @@
+//! Resource kinds: one file each, with its YAML spec, observe, diff, apply and its unit tests.
+//!
+//! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
+//! The engine observes again after apply, and the second diff must be empty.
+
+pub mod registry;
+
+use anyhow::Result;
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::diff::Diff;
+use crate::host::{ArtifactPin, ReadHost, WriteHost};
+
+/// What observing found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Observed<S> {
+    /// The state as it is.
+    Known(S),
+    /// It cannot be known yet: what an earlier, not yet applied step will provide is missing. Says what.
+    Pending(String),
+}
+
+/// What a kind needs from the project before its spec is concrete. Runs on the controller, before anything connects.
+pub trait Resolve {
+    /// A template under `templates/`, rendered with the values of the stage. `path` is relative to that folder.
+    ///
+    /// # Errors
+    /// When it does not exist or does not render; the error has file:line:col.
+    fn template(&mut self, path: &str) -> Result<String>;
+
+    /// A file of the project, verbatim. `path` is relative to the project.
+    ///
+    /// # Errors
+    /// When it does not exist or lies outside the project.
+    fn source(&mut self, path: &str) -> Result<Vec<u8>>;
+
+    /// A pinned artifact by its name.
+    ///
+    /// # Errors
+    /// When `artifacts.yml` has none of this name, with a suggestion.
+    fn artifact(&mut self, name: &str) -> Result<ArtifactPin>;
+
+    /// An image built from a recipe of the project (path relative to the project, e.g. `workloads/rul/image.yml`).
+    ///
+    /// # Errors
+    /// When the recipe is wrong or the build fails.
+    fn image(&mut self, recipe: &str) -> Result<BuiltImage>;
+}
+
+/// An image that the controller built or has in its cache: an OCI layout tar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct BuiltImage {
+    /// Full reference with the content hash as tag: `provision.local/rul:3f2a…`.
+    pub reference: String,
+    /// Digest of its manifest: `sha256:…`.
+    pub digest: String,
+    /// The archive.
+    pub archive: ArtifactPin,
+}
+
+/// One thing in a desired state.
+#[async_trait]
+pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The key in stage files.
+    const KIND: &'static str;
+
+    /// What is, as observed.
+    type State: Send;
+
+    /// What tells it apart from others of its kind in the stage: a path, a name. Never a secret.
+    fn name(&self) -> String;
+
+    /// Makes the spec concrete with what the project knows, and checks what the type cannot express.
+    ///
+    /// # Errors
+    /// What is wrong with the spec; the caller adds the place.
+    fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
+        let _ = project;
+        Ok(())
+    }
+
+    /// Looks, changing nothing.
+    ///
+    /// # Errors
+    /// When looking failed in a way that no earlier step will mend.
+    async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<Self::State>>;
+
+    /// Compares; pure. Must not contain secret values (the redactor is the second line, not the first).
+    fn diff(&self, state: &Self::State) -> Diff;
+
+    /// Does exactly `diff`.
+    ///
+    /// # Errors
+    /// Why it could not be done.
+    async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()>;
+}
+
+/// What is to be done about one resource now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Planned {
+    /// Nothing.
+    InSync,
+    /// This.
+    Change(Diff),
+    /// Not knowable yet, and why.
+    Pending(String),
+}
+
+/// A resource whose kind is known only at run time.
+#[async_trait]
+pub trait AnyResource: Send + Sync {
+    fn kind(&self) -> &'static str;
+    fn name(&self) -> String;
+    /// See [`Resource::resolve`].
+    fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()>;
+    /// Observe and diff.
+    async fn plan(&self, host: &dyn ReadHost) -> Result<Planned>;
+    /// See [`Resource::apply`].
+    async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()>;
+    /// The spec, as it is sent to the agent.
+    fn spec(&self) -> Result<serde_json::Value>;
+}
+
+#[async_trait]
+impl<R: Resource> AnyResource for R {
+    fn kind(&self) -> &'static str {
+        R::KIND
+    }
+
+    fn name(&self) -> String {
+        Resource::name(self)
+    }
+
+    fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
+        Resource::resolve(self, project)
+    }
+
+    async fn plan(&self, host: &dyn ReadHost) -> Result<Planned> {
+        Ok(match self.observe(host).await? {
+            Observed::Pending(reason) => Planned::Pending(reason),
+            Observed::Known(state) => {
+                let diff = self.diff(&state);
+                if diff.is_empty() {
+                    Planned::InSync
+                } else {
+                    Planned::Change(diff)
+                }
+            }
+        })
+    }
+
+    async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()> {
+        Resource::apply(self, host, diff).await
+    }
+
+    fn spec(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::to_value(self)?)
+    }
+}

@@ -1,0 +1,1 @@
+//! Secrets: the age store, the Secret type, the redactor.

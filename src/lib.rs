@@ -8,5 +8,6 @@ pub mod diff;
 pub mod hash;
 pub mod host;
 pub mod image;
+pub mod project;
 pub mod resources;
 pub mod secrets;

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod cluster;
 pub mod diagnostic;
 pub mod diff;
+pub mod engine;
 pub mod hash;
 pub mod host;
 pub mod image;

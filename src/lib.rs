@@ -1,5 +1,6 @@
 //! `provision` brings a blank Ubuntu VM to a running, self-healing MLOps platform. See `docs/` for users.
 
+pub mod agent;
 pub mod artifacts;
 pub mod checks;
 pub mod cluster;

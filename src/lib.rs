@@ -13,3 +13,4 @@ pub mod image;
 pub mod project;
 pub mod resources;
 pub mod secrets;
+pub mod transport;

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod checks;
+pub mod cli;
 pub mod cluster;
 pub mod diagnostic;
 pub mod diff;
@@ -14,3 +15,4 @@ pub mod project;
 pub mod resources;
 pub mod secrets;
 pub mod transport;
+pub mod ui;

@@ -34,6 +34,9 @@ pub struct Stage {
     pub needs: Vec<String>,
     pub resources: Vec<Step>,
     pub checks: Vec<Probe>,
+    /// Name and address of what the stage offers.
+    #[serde(default)]
+    pub endpoints: Vec<(String, String)>,
 }
 
 /// One resource of a stage.

@@ -19,6 +19,8 @@ pub struct StageFile {
     pub when: Option<(String, Place)>,
     pub resources: Vec<Entry>,
     pub checks: Vec<Entry>,
+    /// Addresses that the stage offers, shown at the end of `up`: `- inference: http://…`.
+    pub endpoints: Vec<Entry>,
 }
 
 /// A resource or check as written: `kind: spec`, with its control flow.
@@ -106,8 +108,9 @@ impl StageFile {
         let layer = text_of("layer", &mut faults).unwrap_or_else(|| name.clone());
         let needs = strings(tree.get("needs"), "needs", &mut faults);
         let when = reference(tree.get("when"), "when", &mut faults);
-        let resources = list(tree.get("resources"), "resources", kinds, &mut faults);
-        let checks = list(tree.get("checks"), "checks", checks, &mut faults);
+        let resources = list(tree.get("resources"), "resources", Some(kinds), &mut faults);
+        let checks = list(tree.get("checks"), "checks", Some(checks), &mut faults);
+        let endpoints = list(tree.get("endpoints"), "endpoints", None, &mut faults);
         if faults.is_empty() {
             Ok(Self {
                 name,
@@ -199,7 +202,7 @@ fn list(
         .collect()
 }
 
-fn entry(item: &Node, list: &str, kinds: &[&str], faults: &mut Vec<Diagnostic>) -> Option<Entry> {
+fn entry(item: &Node, list: &str, kinds: Option<&[&str]>, faults: &mut Vec<Diagnostic>) -> Option<Entry> {
     let Data::Map(fields) = &item.data else {
         faults.push(Diagnostic::at(
             item.place.clone(),
@@ -224,6 +227,7 @@ fn entry(item: &Node, list: &str, kinds: &[&str], faults: &mut Vec<Diagnostic>) 
         }
         None => None,
     };
+    let known = kinds.unwrap_or_default();
     if found.len() != 1 {
         let message = if found.is_empty() {
             "the entry names no kind"
@@ -238,8 +242,8 @@ fn entry(item: &Node, list: &str, kinds: &[&str], faults: &mut Vec<Diagnostic>) 
         return None;
     }
     let (key, spec) = found.remove(0);
-    if !kinds.contains(&key.name.as_str()) {
-        faults.push(unknown("kind", &key.name, &key.place, kinds));
+    if kinds.is_some_and(|kinds| !kinds.contains(&key.name.as_str())) {
+        faults.push(unknown("kind", &key.name, &key.place, known));
         return None;
     }
     Some(Entry {

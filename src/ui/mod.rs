@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::engine::{Event, Summary};
 use crate::secrets::Redactor;
 
-pub use human::failure_lines;
+pub use human::{failure_lines, state};
 
 /// Which command an event belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

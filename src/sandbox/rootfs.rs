@@ -1,0 +1,290 @@
+//! The cached root filesystem: made once by mmdebstrap, copied for every host.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::outer::{Outer, SUITE};
+use super::state::replace_file;
+use super::tool;
+use crate::hash::sha256;
+
+/// What a minimal server installation has, no more: the stages have to bring what they need.
+const PACKAGES: &[&str] = &[
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "openssh-server",
+    "sudo",
+    "iproute2",
+    "iptables",
+    "kmod",
+    "procps",
+    "ca-certificates",
+];
+const PREPARE: &str = include_str!("guest/prepare.sh");
+/// Our own files in the root filesystem: path and content.
+const OVERLAY: &[(&str, &str)] = &[
+    (
+        "usr/local/lib/provision-sandbox/boot",
+        include_str!("guest/boot.sh"),
+    ),
+    (
+        "etc/systemd/system/provision-sandbox-boot.service",
+        include_str!("guest/boot.service"),
+    ),
+    (
+        "etc/ssh/sshd_config.d/10-sandbox.conf",
+        include_str!("guest/sshd.conf"),
+    ),
+    ("etc/sudoers.d/ops", "ops ALL=(ALL:ALL) NOPASSWD: ALL\n"),
+];
+
+/// Everything that decides the content of the root filesystem.
+struct Recipe {
+    outer: Outer,
+}
+
+impl Recipe {
+    fn key(&self) -> String {
+        let mut text = format!("1\n{SUITE}\n{}\n{PREPARE}\n", PACKAGES.join(","));
+        for (path, content) in OVERLAY {
+            text.push_str(&format!("{path}\n{content}\n"));
+        }
+        text.push_str(&format!(
+            "{}\n{}\n",
+            self.outer.sources, self.outer.apt_options
+        ));
+        for (name, content) in self.outer.certificates.iter().chain(&self.outer.apt_logins) {
+            text.push_str(&format!("{name} {}\n", sha256(content)));
+        }
+        sha256(text)[..16].to_owned()
+    }
+
+    /// Lays out what `prepare.sh` puts into the new root, and what mmdebstrap reads.
+    fn write(&self, dir: &Path) -> Result<()> {
+        let mut files: Vec<(String, &[u8], u32)> = vec![
+            ("prepare".into(), PREPARE.as_bytes(), 0o755),
+            ("apt.conf".into(), self.outer.apt_options.as_bytes(), 0o644),
+            ("sources.list".into(), self.outer.sources.as_bytes(), 0o644),
+        ];
+        for (path, content) in OVERLAY {
+            files.push((format!("overlay/{path}"), content.as_bytes(), 0o644));
+        }
+        for (name, content) in &self.outer.certificates {
+            files.push((
+                format!("overlay/usr/local/share/ca-certificates/{name}"),
+                content,
+                0o644,
+            ));
+        }
+        for (name, content) in &self.outer.apt_logins {
+            files.push((
+                format!("overlay/etc/apt/auth.conf.d/{name}"),
+                content,
+                0o600,
+            ));
+        }
+        for (path, content, mode) in files {
+            let path = dir.join(path);
+            let parent = path.parent().unwrap_or(dir);
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make {}", parent.display()))?;
+            replace_file(&path, content, mode)?;
+        }
+        Ok(())
+    }
+}
+
+/// The cached root filesystem for this machine, built first if it is not there.
+///
+/// # Errors
+/// mmdebstrap's own last lines when it fails; nothing half-built stays usable.
+pub(super) fn cached(cache_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let recipe = Recipe {
+        outer: Outer::read()?,
+    };
+    let dir = cache_dir.join("rootfs");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("cannot make {}", dir.display()))?;
+    let finished = dir.join(recipe.key());
+    if finished.exists() {
+        return Ok(finished);
+    }
+    let lock_path = dir.join("lock");
+    let lock =
+        File::create(&lock_path).with_context(|| format!("cannot open {}", lock_path.display()))?;
+    if lock.try_lock().is_err() {
+        progress("another process is building the root filesystem: waiting for it");
+        lock.lock()
+            .with_context(|| format!("cannot lock {}", lock_path.display()))?;
+    }
+    if finished.exists() {
+        return Ok(finished);
+    }
+    // Whoever left this behind is dead, as it held the lock.
+    let building = dir.join("building");
+    remove_tree(&building)?;
+    fs::create_dir(&building).with_context(|| format!("cannot make {}", building.display()))?;
+    let result = build(&recipe, &building, progress);
+    if result.is_ok() {
+        fs::rename(building.join("root"), &finished)
+            .with_context(|| format!("cannot make {}", finished.display()))?;
+    }
+    remove_tree(&building)?;
+    result.map(|()| finished)
+}
+
+fn build(recipe: &Recipe, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    recipe.write(dir)?;
+    progress(
+        "building the Debian 12 root filesystem, once (about 20 seconds and 150 MB of packages)",
+    );
+    // Its own mount and process namespaces, and a death signal: whatever kills us, no process and no mount of
+    // mmdebstrap stays.
+    let mut child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .args([
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+        ])
+        .args([
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+        ])
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(format!("--aptopt={}", dir.join("apt.conf").display()))
+        .arg(format!(
+            "--customize-hook={}",
+            dir.join("prepare").display()
+        ))
+        .arg(SUITE)
+        .arg(dir.join("root"))
+        .arg(dir.join("sources.list"))
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start mmdebstrap")?;
+    let mut log = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).split(b'\n') {
+            let line = line.context("cannot read what mmdebstrap says")?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if let Some(step) = line.strip_prefix("I: ") {
+                progress(step.trim());
+            }
+            log.push_str(&line);
+            log.push('\n');
+        }
+    }
+    let status = child.wait().context("cannot wait for mmdebstrap")?;
+    if !status.success() {
+        bail!(
+            "mmdebstrap could not build the root filesystem ({status}); its last lines:\n{}\ncheck that `apt-get update` works on this machine",
+            tool::last_lines(&log, 20)
+        );
+    }
+    Ok(())
+}
+
+/// Copies the cached root to `target`: a second of work, and then a file system like any other, on which
+/// containerd can put its overlays.
+pub(super) fn copy(cached: &Path, target: &Path) -> Result<()> {
+    tool::run(&[
+        "cp",
+        "--archive",
+        "--reflink=auto",
+        "--no-target-directory",
+        &cached.to_string_lossy(),
+        &target.to_string_lossy(),
+    ])?;
+    Ok(())
+}
+
+/// Removes a directory and everything below; fine when there is none.
+pub(super) fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a new file below a host's root, with owner root. For use before the host's first boot.
+pub(super) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mut file = File::create(path)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(content)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn recipe(sources: &str) -> Recipe {
+        Recipe {
+            outer: Outer {
+                sources: sources.into(),
+                apt_options: String::new(),
+                certificates: vec![("own.crt".into(), b"pem".to_vec())],
+                apt_logins: vec![("mirror.conf".into(), b"login".to_vec())],
+            },
+        }
+    }
+
+    #[test]
+    fn the_key_follows_the_content() {
+        assert_eq!(recipe("a").key(), recipe("a").key());
+        assert_ne!(recipe("a").key(), recipe("b").key());
+        let mut other = recipe("a");
+        other.outer.certificates[0].1 = b"new pem".to_vec();
+        assert_ne!(other.key(), recipe("a").key());
+    }
+
+    #[test]
+    fn the_recipe_lays_out_overlay_certificates_and_private_logins() {
+        let dir = tempfile::tempdir().unwrap();
+        recipe("deb x bookworm main\n").write(dir.path()).unwrap();
+        let overlay = dir.path().join("overlay");
+        assert!(overlay.join("etc/sudoers.d/ops").is_file());
+        assert_eq!(
+            fs::read(overlay.join("usr/local/share/ca-certificates/own.crt")).unwrap(),
+            b"pem"
+        );
+        let login = fs::metadata(overlay.join("etc/apt/auth.conf.d/mirror.conf")).unwrap();
+        assert_eq!(login.permissions().mode() & 0o777, 0o600);
+        let prepare = fs::metadata(dir.path().join("prepare")).unwrap();
+        assert_eq!(prepare.permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_tree(&dir.path().join("none")).unwrap();
+    }
+}

@@ -101,10 +101,11 @@ fn nspawn_arguments(state: &State, host_dir: &Path, exists: impl Fn(&str) -> boo
     arguments.push(format!("--machine={}", machine(state.address)));
     arguments.push(format!("--hostname={}", state.name));
     arguments.push(format!("--directory={}", host_dir.join("rootfs").display()));
-    // The kubelet reads kernel messages; fuse-overlayfs and the like want fuse.
-    for device in ["/dev/kmsg", "/dev/fuse"] {
-        if exists(device) {
-            arguments.push(format!("--bind={device}"));
+    // The kubelet reads kernel messages; fuse-overlayfs and the like want fuse; and which modules the kernel has
+    // can be seen on every real machine.
+    for path in ["/dev/kmsg", "/dev/fuse", "/sys/module"] {
+        if exists(path) {
+            arguments.push(format!("--bind={path}"));
         }
     }
     arguments

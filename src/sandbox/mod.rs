@@ -316,14 +316,12 @@ impl Sandbox {
         ssh::shell(&self.host_dir(name), state.address, argv)
     }
 
-    /// Removes dead hosts, and records of hosts whose files are gone. Returns how many.
+    /// Removes dead hosts, records of hosts whose files are gone, and a half-built root filesystem.
+    /// Returns the number of hosts.
     ///
     /// # Errors
     /// Missing root or programs, or what could not be removed.
     pub fn sweep(&self, progress: Progress) -> Result<usize> {
-        if !network::is_in_use() && self.names()?.is_empty() {
-            return Ok(0);
-        }
         tool::require()?;
         let lock = Lock::acquire()?;
         let removed = self.sweep_locked(&lock, progress)?;
@@ -333,6 +331,9 @@ impl Sandbox {
 
     fn sweep_locked(&self, lock: &Lock, progress: Progress) -> Result<usize> {
         let mut removed = 0;
+        if rootfs::sweep(&self.cache_dir)? {
+            progress("removed a half-built root filesystem");
+        }
         for host in self.list()? {
             if host.status == Status::Dead {
                 progress(&format!(

@@ -197,11 +197,6 @@ impl Lock {
     }
 }
 
-/// Whether sandbox hosts were ever started since this machine's boot and not all removed.
-pub(super) fn is_in_use() -> bool {
-    Path::new(RUN_DIR).exists()
-}
-
 /// Removes the host's link, should systemd-nspawn have left it.
 pub(super) fn delete_link(machine: &str) -> Result<()> {
     let link = format!("vb-{machine}");

@@ -1,10 +1,12 @@
 //! The cached root filesystem: made once by mmdebstrap, copied for every host.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -22,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "openssh-server",
     "sudo",
     "iproute2",
+    "iputils-ping",
     "iptables",
     "kmod",
     "procps",
@@ -143,6 +146,20 @@ pub(super) fn cached(cache_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result
     result.map(|()| finished)
 }
 
+/// Removes what a killed build left, unless a live one is at work. True when there was something.
+pub(super) fn sweep(cache_dir: &Path) -> Result<bool> {
+    let dir = cache_dir.join("rootfs");
+    let building = dir.join("building");
+    let Ok(lock) = File::open(dir.join("lock")) else {
+        return Ok(false);
+    };
+    if !building.exists() || lock.try_lock().is_err() {
+        return Ok(false);
+    }
+    remove_tree(&building)?;
+    Ok(true)
+}
+
 fn build(recipe: &Recipe, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     recipe.write(dir)?;
     progress(
@@ -207,7 +224,12 @@ fn build(recipe: &Recipe, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<
 /// Copies the cached root to `target`: a second of work, and then a file system like any other, on which
 /// containerd can put its overlays.
 pub(super) fn copy(cached: &Path, target: &Path) -> Result<()> {
+    // A copy that outlived us would fill the folder that the next run is removing.
     tool::run(&[
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "--",
         "cp",
         "--archive",
         "--reflink=auto",
@@ -220,11 +242,21 @@ pub(super) fn copy(cached: &Path, target: &Path) -> Result<()> {
 
 /// Removes a directory and everything below; fine when there is none.
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+    // A process that is just being killed may still add a file: then once more.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < deadline =>
+            {
+                sleep(Duration::from_millis(20));
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
         }
-        _ => Ok(()),
     }
 }
 
@@ -280,6 +312,21 @@ mod tests {
         assert_eq!(login.permissions().mode() & 0o777, 0o600);
         let prepare = fs::metadata(dir.path().join("prepare")).unwrap();
         assert_eq!(prepare.permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn a_killed_build_is_swept_and_a_live_one_is_not() {
+        let cache = tempfile::tempdir().unwrap();
+        assert!(!sweep(cache.path()).unwrap());
+        let building = cache.path().join("rootfs/building");
+        fs::create_dir_all(building.join("root")).unwrap();
+        let lock = File::create(cache.path().join("rootfs/lock")).unwrap();
+        lock.lock().unwrap();
+        assert!(!sweep(cache.path()).unwrap());
+        assert!(building.exists());
+        drop(lock);
+        assert!(sweep(cache.path()).unwrap());
+        assert!(!building.exists());
     }
 
     #[test]

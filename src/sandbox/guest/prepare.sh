@@ -13,6 +13,9 @@ for user in ops plain; do
   chroot "$root" useradd --create-home --shell /bin/bash "$user"
 done
 
+# mmdebstrap keeps the sources it was given under a name of its own; a real machine has them here.
+mv "$root/etc/apt/sources.list.d/0000sources.list" "$root/etc/apt/sources.list"
+
 # Every host gets its own host key and machine id; the cached ones must not be shared.
 rm -f "$root"/etc/ssh/ssh_host_*
 : > "$root/etc/machine-id"

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use super::cgroup;
 use super::network::{BRIDGE, delete_link, machine};
+use super::rootfs::var_dir;
 use super::state::{Process, State};
 use super::tool::{last_lines, run};
 
@@ -101,6 +102,9 @@ fn nspawn_arguments(state: &State, host_dir: &Path, exists: impl Fn(&str) -> boo
     arguments.push(format!("--machine={}", machine(state.address)));
     arguments.push(format!("--hostname={}", state.name));
     arguments.push(format!("--directory={}", host_dir.join("rootfs").display()));
+    if exists(&var_dir(host_dir).to_string_lossy()) {
+        arguments.push(format!("--bind={}:/var", var_dir(host_dir).display()));
+    }
     // The kubelet reads kernel messages; fuse-overlayfs and the like want fuse; and which modules the kernel has
     // can be seen on every real machine.
     for path in ["/dev/kmsg", "/dev/fuse", "/sys/module"] {
@@ -172,8 +176,8 @@ pub(super) fn destroy(
         sleep(Duration::from_millis(20));
     }
     cgroup::destroy(cgroups)?;
-    unmount_below(host_dir)?;
     remove_nspawn_records(address, host_dir);
+    unmount_below(host_dir)?;
     match address {
         Some(address) => delete_link(&machine(address)),
         None => Ok(()),

@@ -218,8 +218,8 @@ impl Sandbox {
 
     fn make(&self, state: &mut State, dir: &Path, progress: Progress) -> Result<()> {
         let cached = rootfs::cached(&self.cache_dir, progress)?;
-        progress("copying the root filesystem");
-        rootfs::copy(&cached, &dir.join("rootfs"))?;
+        progress("laying out a blank root filesystem");
+        rootfs::lay_out(&cached, dir, progress)?;
         state.host_key = guest::personalise(dir, &state.name, state.address)?;
         progress("booting");
         let leader = machine::start(state, dir)?;

@@ -1,4 +1,4 @@
-//! The cached root filesystem: made once by mmdebstrap, copied for every host.
+//! The cached root filesystem: made once by mmdebstrap, the lower layer of every host.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -221,9 +221,72 @@ fn build(recipe: &Recipe, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<
     Ok(())
 }
 
-/// Copies the cached root to `target`: a second of work, and then a file system like any other, on which
-/// containerd can put its overlays.
-pub(super) fn copy(cached: &Path, target: &Path) -> Result<()> {
+/// Where a host's own `/var` is, when its root is an overlay.
+pub(super) fn var_dir(host_dir: &Path) -> PathBuf {
+    host_dir.join("var")
+}
+
+/// Makes `host_dir/rootfs` a writable root with the content of `cached`: an overlay, which costs neither time nor
+/// memory, or a plain copy where the kernel cannot put an overlay on this file system.
+pub(super) fn lay_out(
+    cached: &Path,
+    host_dir: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let root = host_dir.join("rootfs");
+    fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    match overlay(cached, host_dir, &root) {
+        // Overlays cannot be stacked: containerd needs a real file system below /var/lib, as it has on a VM.
+        Ok(()) => copy(&cached.join("var"), &var_dir(host_dir)),
+        Err(reason) => {
+            progress(&format!(
+                "no overlay here, copying all files instead ({reason:#})"
+            ));
+            copy(cached, &root)
+        }
+    }
+}
+
+fn overlay(cached: &Path, host_dir: &Path, root: &Path) -> Result<()> {
+    let (upper, work) = (host_dir.join("upper"), host_dir.join("work"));
+    let options = overlay_options(cached, &upper, &work)?;
+    for dir in [&upper, &work] {
+        fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    // The upper folder's owner and mode become those of the host's "/".
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))?;
+    let root = root.to_string_lossy();
+    tool::run(&[
+        "mount",
+        "-t",
+        "overlay",
+        "-o",
+        &options,
+        "--",
+        "provision-sandbox",
+        &root,
+    ])?;
+    Ok(())
+}
+
+fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> Result<String> {
+    let path = |path: &Path| match path.to_str() {
+        Some(text) if !text.contains([',', ':', '\\', '"']) => Ok(text.to_owned()),
+        _ => bail!(
+            "{} contains a character that mount options cannot",
+            path.display()
+        ),
+    };
+    // redirect_dir: folders of the cached root can be renamed, as on any file system.
+    Ok(format!(
+        "lowerdir={},upperdir={},workdir={},redirect_dir=on",
+        path(lower)?,
+        path(upper)?,
+        path(work)?
+    ))
+}
+
+fn copy(source: &Path, target: &Path) -> Result<()> {
     // A copy that outlived us would fill the folder that the next run is removing.
     tool::run(&[
         "setpriv",
@@ -234,7 +297,7 @@ pub(super) fn copy(cached: &Path, target: &Path) -> Result<()> {
         "--archive",
         "--reflink=auto",
         "--no-target-directory",
-        &cached.to_string_lossy(),
+        &source.to_string_lossy(),
         &target.to_string_lossy(),
     ])?;
     Ok(())
@@ -327,6 +390,25 @@ mod tests {
         drop(lock);
         assert!(sweep(cache.path()).unwrap());
         assert!(!building.exists());
+    }
+
+    #[test]
+    fn where_no_overlay_can_be_all_files_are_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        // A colon separates layers in mount options.
+        let cached = dir.path().join("a:b");
+        fs::create_dir_all(cached.join("var")).unwrap();
+        fs::write(cached.join("var/file"), "x").unwrap();
+        let host = dir.path().join("host");
+        fs::create_dir(&host).unwrap();
+        let mut said = Vec::new();
+        lay_out(&cached, &host, &mut |text| said.push(text.to_owned())).unwrap();
+        assert_eq!(
+            fs::read_to_string(host.join("rootfs/var/file")).unwrap(),
+            "x"
+        );
+        assert!(said[0].contains("copying all files instead"), "{said:?}");
+        assert!(!var_dir(&host).exists());
     }
 
     #[test]

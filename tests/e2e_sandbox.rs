@@ -210,6 +210,12 @@ fn a_host_lives_and_leaves_nothing() {
     );
     assert!(succeeds(&host, "getent hosts $(hostname)").starts_with(&host.address.to_string()));
 
+    // Blank: forwarding is off although the outer machine has to have it on.
+    assert_eq!(
+        succeeds(&host, "cat /proc/sys/net/ipv4/ip_forward").trim(),
+        "0"
+    );
+
     let key_mode = fs::metadata(&host.identity_file)
         .unwrap()
         .permissions()

@@ -13,6 +13,9 @@ for dir in /sys/fs/cgroup/*; do
   fi
 done
 
+# A new network namespace copies this from the outer machine, where the sandbox has switched it on.
+echo 0 > /proc/sys/net/ipv4/ip_forward
+
 ip link set lo up
 ip address replace "$ADDRESS/$PREFIX" dev host0
 ip link set host0 up

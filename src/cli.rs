@@ -6,13 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Brings a blank Ubuntu VM to a running, self-healing MLOps platform, again and again, and proves it.
 #[derive(Debug, Parser)]
-#[command(
-    name = "provision",
-    version,
-    max_term_width = 110,
-    propagate_version = false,
-    disable_help_subcommand = true
-)]
+#[command(name = "provision", version, max_term_width = 110, propagate_version = false, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -24,13 +18,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Inventory file: which hosts, with what values [default: the only one in inventory/]
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "PROVISION_INVENTORY",
-        value_name = "FILE"
-    )]
+    #[arg(short, long, global = true, env = "PROVISION_INVENTORY", value_name = "FILE")]
     pub inventory: Option<PathBuf>,
     /// Project folder [default: the one that the current folder lies in]
     #[arg(long, global = true, env = "PROVISION_PROJECT", value_name = "DIR")]

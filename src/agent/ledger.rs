@@ -27,31 +27,11 @@ pub struct Record {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
-    RunStarted {
-        by: String,
-        stages: Vec<String>,
-    },
-    Intent {
-        stage: String,
-        resource: String,
-        diff: Diff,
-    },
-    Result {
-        stage: String,
-        resource: String,
-        result: Outcome,
-        seconds: f64,
-        failure: Option<Failure>,
-    },
-    Stage {
-        stage: String,
-        result: Outcome,
-        changed: usize,
-        seconds: f64,
-    },
-    RunEnded {
-        summary: Summary,
-    },
+    RunStarted { by: String, stages: Vec<String> },
+    Intent { stage: String, resource: String, diff: Diff },
+    Result { stage: String, resource: String, result: Outcome, seconds: f64, failure: Option<Failure> },
+    Stage { stage: String, result: Outcome, changed: usize, seconds: f64 },
+    RunEnded { summary: Summary },
 }
 
 /// The open ledger of one run. Every line is redacted and synced before the run goes on.
@@ -67,8 +47,7 @@ impl FileLedger {
     /// # Errors
     /// When it cannot be written.
     pub fn open(folder: &Path, run: &str, redactor: Redactor) -> Result<Self> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let path = folder.join("ledger.jsonl");
         let file = OpenOptions::new()
             .create(true)
@@ -76,11 +55,7 @@ impl FileLedger {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open the ledger {}", path.display()))?;
-        Ok(Self {
-            run: run.to_owned(),
-            redactor,
-            file: Mutex::new(file),
-        })
+        Ok(Self { run: run.to_owned(), redactor, file: Mutex::new(file) })
     }
 
     /// Appends one line.
@@ -89,29 +64,16 @@ impl FileLedger {
     /// When it could not be written and synced.
     pub fn append(&self, entry: Entry) -> Result<()> {
         let at = jiff::Timestamp::now().to_string();
-        let line = serde_json::to_string(&Record {
-            at,
-            run: self.run.clone(),
-            entry,
-        })?;
+        let line = serde_json::to_string(&Record { at, run: self.run.clone(), entry })?;
         let line = self.redactor.redact(&line) + "\n";
-        let mut file = self
-            .file
-            .lock()
-            .map_err(|_| anyhow::anyhow!("the ledger's lock is poisoned"))?;
-        file.write_all(line.as_bytes())
-            .and_then(|()| file.sync_data())
-            .context("cannot write the ledger")
+        let mut file = self.file.lock().map_err(|_| anyhow::anyhow!("the ledger's lock is poisoned"))?;
+        file.write_all(line.as_bytes()).and_then(|()| file.sync_data()).context("cannot write the ledger")
     }
 }
 
 impl up::Ledger for FileLedger {
     fn intent(&self, stage: &str, resource: &str, diff: &Diff) -> Result<()> {
-        self.append(Entry::Intent {
-            stage: stage.into(),
-            resource: resource.into(),
-            diff: diff.clone(),
-        })
+        self.append(Entry::Intent { stage: stage.into(), resource: resource.into(), diff: diff.clone() })
     }
 
     fn result(
@@ -123,22 +85,11 @@ impl up::Ledger for FileLedger {
         failure: Option<&Failure>,
     ) -> Result<()> {
         let (stage, resource) = (stage.into(), resource.into());
-        self.append(Entry::Result {
-            stage,
-            resource,
-            result,
-            seconds,
-            failure: failure.cloned(),
-        })
+        self.append(Entry::Result { stage, resource, result, seconds, failure: failure.cloned() })
     }
 
     fn stage(&self, stage: &str, result: Outcome, changed: usize, seconds: f64) -> Result<()> {
-        self.append(Entry::Stage {
-            stage: stage.into(),
-            result,
-            changed,
-            seconds,
-        })
+        self.append(Entry::Stage { stage: stage.into(), result, changed, seconds })
     }
 }
 
@@ -172,8 +123,7 @@ mod tests {
     #[test]
     fn written_redacted_private_and_readable_after_a_torn_line() {
         let folder = tempfile::tempdir().unwrap();
-        let ledger =
-            FileLedger::open(folder.path(), "r1", Redactor::new(["hunter2-hunter2"])).unwrap();
+        let ledger = FileLedger::open(folder.path(), "r1", Redactor::new(["hunter2-hunter2"])).unwrap();
         let mut diff = Diff::none();
         diff.push("content", "password hunter2-hunter2");
         ledger.intent("s", "file /a", &diff).unwrap();

@@ -32,8 +32,7 @@ impl Lock {
     /// # Errors
     /// When another run holds it: who, and since when.
     pub fn take(folder: &Path, holder: &Holder) -> Result<Self> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let path = folder.join("lock");
         let mut file = OpenOptions::new()
             .create(true)
@@ -47,18 +46,11 @@ impl Lock {
             file.read_to_string(&mut text)?;
             let who = serde_json::from_str::<Holder>(&text).map_or_else(
                 |_| "another run".to_owned(),
-                |holder| {
-                    format!(
-                        "run {} by {} (pid {}, since {})",
-                        holder.run_id, holder.by, holder.pid, holder.since
-                    )
-                },
+                |holder| format!("run {} by {} (pid {}, since {})", holder.run_id, holder.by, holder.pid, holder.since),
             );
-            return Err(
-                Diagnostic::new(format!("this host is being provisioned by {who}"))
-                    .hint("wait for it to end; the lock frees itself when that process dies")
-                    .into(),
-            );
+            return Err(Diagnostic::new(format!("this host is being provisioned by {who}"))
+                .hint("wait for it to end; the lock frees itself when that process dies")
+                .into());
         }
         file.set_len(0)?;
         file.rewind()?;
@@ -75,21 +67,10 @@ mod tests {
     #[test]
     fn the_second_is_told_who_holds_it() {
         let folder = tempfile::tempdir().unwrap();
-        let holder = |id: &str| Holder {
-            run_id: id.into(),
-            pid: 7,
-            by: "ann@laptop".into(),
-            since: "now".into(),
-        };
+        let holder = |id: &str| Holder { run_id: id.into(), pid: 7, by: "ann@laptop".into(), since: "now".into() };
         let held = Lock::take(folder.path(), &holder("r1")).unwrap();
-        let error = format!(
-            "{:#}",
-            Lock::take(folder.path(), &holder("r2")).unwrap_err()
-        );
-        assert!(
-            error.contains("run r1 by ann@laptop (pid 7, since now)"),
-            "{error}"
-        );
+        let error = format!("{:#}", Lock::take(folder.path(), &holder("r2")).unwrap_err());
+        assert!(error.contains("run r1 by ann@laptop (pid 7, since now)"), "{error}");
         drop(held);
         Lock::take(folder.path(), &holder("r2")).unwrap();
     }

@@ -122,29 +122,20 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), kind: u8, payload: &[u8]) -> 
 ///
 /// # Errors
 /// When the stream ends inside a frame, or is not this protocol.
-pub async fn receive<M: DeserializeOwned>(
-    from: &mut (impl AsyncRead + Unpin),
-) -> Result<Option<Frame<M>>> {
+pub async fn receive<M: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame<M>>> {
     let mut head = [0; 5];
     match from.read(&mut head[..1]).await? {
         0 => return Ok(None),
-        _ => from
-            .read_exact(&mut head[1..])
-            .await
-            .context("the connection ended inside a message")?,
+        _ => from.read_exact(&mut head[1..]).await.context("the connection ended inside a message")?,
     };
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
     if head[0] > 1 || length > MAX_MESSAGE {
         bail!("the other end does not speak the agent's protocol (it began with {head:?})");
     }
     let mut payload = vec![0; length as usize];
-    from.read_exact(&mut payload)
-        .await
-        .context("the connection ended inside a message")?;
+    from.read_exact(&mut payload).await.context("the connection ended inside a message")?;
     Ok(Some(match head[0] {
-        0 => {
-            Frame::Message(serde_json::from_slice(&payload).context("message of an unknown form")?)
-        }
+        0 => Frame::Message(serde_json::from_slice(&payload).context("message of an unknown form")?),
         _ => Frame::Blob(payload),
     }))
 }
@@ -160,19 +151,10 @@ mod tests {
         send(&mut pipe, &Request::Interrupt).await.unwrap();
         send_blob(&mut pipe, b"abc").await.unwrap();
         let mut read = pipe.as_slice();
-        assert!(matches!(
-            receive::<Request>(&mut read).await.unwrap(),
-            Some(Frame::Message(Request::Interrupt))
-        ));
-        assert!(
-            matches!(receive::<Request>(&mut read).await.unwrap(), Some(Frame::Blob(b)) if b == b"abc")
-        );
+        assert!(matches!(receive::<Request>(&mut read).await.unwrap(), Some(Frame::Message(Request::Interrupt))));
+        assert!(matches!(receive::<Request>(&mut read).await.unwrap(), Some(Frame::Blob(b)) if b == b"abc"));
         assert!(receive::<Request>(&mut read).await.unwrap().is_none());
-        assert!(
-            receive::<Request>(&mut &b"Welcome to host"[..])
-                .await
-                .is_err()
-        );
+        assert!(receive::<Request>(&mut &b"Welcome to host"[..]).await.is_err());
         assert!(receive::<Request>(&mut &pipe[..3]).await.is_err());
     }
 }

@@ -44,39 +44,18 @@ impl Status {
                 Entry::RunStarted { by, .. } => {
                     status.unfinished.clear();
                     let (run, by, started) = (record.run.clone(), by.clone(), record.at.clone());
-                    status.last_run = Some(LastRun {
-                        run,
-                        by,
-                        started,
-                        ended: None,
-                        summary: None,
-                    });
+                    status.last_run = Some(LastRun { run, by, started, ended: None, summary: None });
                 }
-                Entry::Intent {
-                    stage, resource, ..
-                } => status.unfinished.push(format!("{stage}: {resource}")),
-                Entry::Result {
-                    stage, resource, ..
-                } => {
+                Entry::Intent { stage, resource, .. } => status.unfinished.push(format!("{stage}: {resource}")),
+                Entry::Result { stage, resource, .. } => {
                     let step = format!("{stage}: {resource}");
                     status.unfinished.retain(|open| *open != step);
                 }
-                Entry::Stage {
-                    stage,
-                    result,
-                    changed,
-                    seconds,
-                } => {
+                Entry::Stage { stage, result, changed, seconds } => {
                     status.stages.retain(|known| known.stage != *stage);
                     let (stage, at) = (stage.clone(), record.at.clone());
                     let (result, changed, seconds) = (*result, *changed, *seconds);
-                    status.stages.push(StageStatus {
-                        stage,
-                        result,
-                        at,
-                        changed,
-                        seconds,
-                    });
+                    status.stages.push(StageStatus { stage, result, at, changed, seconds });
                 }
                 Entry::RunEnded { summary } => {
                     if let Some(run) = &mut status.last_run {
@@ -97,21 +76,11 @@ mod tests {
 
     #[test]
     fn a_cut_run_leaves_its_step_unfinished() {
-        let record = |entry| Record {
-            at: "t".into(),
-            run: "r".into(),
-            entry,
-        };
-        let intent = |resource: &str| Entry::Intent {
-            stage: "s".into(),
-            resource: resource.into(),
-            diff: Diff::none(),
-        };
+        let record = |entry| Record { at: "t".into(), run: "r".into(), entry };
+        let intent =
+            |resource: &str| Entry::Intent { stage: "s".into(), resource: resource.into(), diff: Diff::none() };
         let records = [
-            record(Entry::RunStarted {
-                by: "me".into(),
-                stages: vec![],
-            }),
+            record(Entry::RunStarted { by: "me".into(), stages: vec![] }),
             record(intent("file /a")),
             record(Entry::Result {
                 stage: "s".into(),

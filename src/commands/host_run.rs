@@ -82,7 +82,8 @@ async fn on_host(
 /// First SIGINT or SIGTERM: finish the current step. Second: stop now.
 async fn watch_signals(cancel: Cancel) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return;
     };
     for urgency in [Urgency::Finish, Urgency::Now] {

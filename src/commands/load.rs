@@ -41,14 +41,18 @@ fn inventory(global: &Global, root: &Path) -> Result<PathBuf> {
     found.sort();
     match found.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(Invalid::from(Diagnostic::new("there is no inventory yet").hint(
-            "copy inventory/example.yml and fill it in, or make a sandbox host: provision sandbox up",
-        ))
+        [] => Err(Invalid::from(
+            Diagnostic::new("there is no inventory yet")
+                .hint("copy inventory/example.yml and fill it in, or make a sandbox host: provision sandbox up"),
+        )
         .into()),
         many => {
             let names: Vec<_> = many.iter().map(|path| project::relative(root, path)).collect();
-            Err(Invalid::from(Diagnostic::new("there is more than one inventory").hint(format!("choose with -i: {}", names.join(", "))))
-                .into())
+            Err(Invalid::from(
+                Diagnostic::new("there is more than one inventory")
+                    .hint(format!("choose with -i: {}", names.join(", "))),
+            )
+            .into())
         }
     }
 }
@@ -75,9 +79,10 @@ pub fn select<'p>(project: &'p Project, selection: &Selection) -> Result<Vec<&'p
         .collect();
     let chosen = |stage: &&&StageFile| {
         let listed = selection.only.is_empty() || selection.only.contains(&stage.name);
-        let after = selection.from.as_ref().is_none_or(|from| {
-            graph::closure(&nodes, std::slice::from_ref(&stage.name)).contains(from)
-        });
+        let after = selection
+            .from
+            .as_ref()
+            .is_none_or(|from| graph::closure(&nodes, std::slice::from_ref(&stage.name)).contains(from));
         listed && after && !selection.skip.contains(&stage.name)
     };
     let stages: Vec<_> = enabled.iter().filter(chosen).copied().collect();
@@ -122,10 +127,7 @@ fn secrets(project: &Project, stages: &[&StageFile]) -> Result<BTreeMap<String, 
     });
     Diagnostics(missing.collect()).into_result(()).map_err(Invalid::from)?;
     let identity = Identity::load(&default_path()).map_err(Invalid)?;
-    wanted
-        .keys()
-        .map(|name| Ok((name.clone(), store.get(name, &identity).map_err(Invalid)?)))
-        .collect()
+    wanted.keys().map(|name| Ok((name.clone(), store.get(name, &identity).map_err(Invalid)?))).collect()
 }
 
 /// Programs of all hosts, concrete, and what must be masked.

@@ -20,7 +20,8 @@ pub async fn stage(global: &Global, command: &StageCommand, ui: &Ui) -> Result<E
 fn list(global: &Global, ui: &Ui) -> Result<Exit> {
     let project = load::load(global)?;
     let enabled: Vec<_> = project.enabled().map_err(Invalid::from)?.iter().map(|stage| stage.name.clone()).collect();
-    let needs = |stage: &crate::project::StageFile| stage.needs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let needs =
+        |stage: &crate::project::StageFile| stage.needs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     let nodes: Vec<_> = project.stages.iter().map(|stage| (stage.name.clone(), needs(stage))).collect();
     let order = graph::order(&nodes).unwrap_or_else(|_| nodes.iter().map(|(name, _)| name.clone()).collect());
     let mut rows = Vec::new();
@@ -45,7 +46,9 @@ fn show(global: &Global, name: &str, ui: &Ui) -> Result<Exit> {
     let (summary, needs) = (stage.summary.clone(), stage.needs.clone());
     let selection = Selection { only: vec![name.to_owned()], ..Selection::default() };
     let prepared = load::prepare(global, &selection, Builds::Pretend, ui)?;
-    let Some((_, _, program)) = prepared.hosts.first() else { return Ok(Exit::Ok) };
+    let Some((_, _, program)) = prepared.hosts.first() else {
+        return Ok(Exit::Ok);
+    };
     for stage in &program.stages {
         if ui.is_json() {
             ui.json_line(&json!({"type": "stage", "stage": stage.name, "summary": summary, "needs": stage.needs}));

@@ -56,7 +56,13 @@ fn show(status: &Status, ui: &Ui) {
         .iter()
         .map(|stage| {
             let changed = stage.changed.to_string();
-            vec![stage.stage.clone(), crate::ui::state(stage.result), changed, format!("{:.1} s", stage.seconds), stage.at.clone()]
+            vec![
+                stage.stage.clone(),
+                crate::ui::state(stage.result),
+                changed,
+                format!("{:.1} s", stage.seconds),
+                stage.at.clone(),
+            ]
         })
         .collect();
     table::table(&["stage", "result", "changed", "time", "at"], &rows).iter().for_each(|line| ui.data(line));

@@ -41,14 +41,24 @@ fn stage_table(prepared: &Prepared, ran: &Ran, ui: &Ui) {
     for (host, _, program) in &prepared.hosts {
         for stage in &program.stages {
             let ended = ran.stages.iter().find_map(|(of, event)| match event {
-                Event::StageDone { stage: name, result, seconds, changed, reason } if of == host && *name == stage.name => {
+                Event::StageDone { stage: name, result, seconds, changed, reason }
+                    if of == host && *name == stage.name =>
+                {
                     Some((*result, *seconds, *changed, reason.clone()))
                 }
                 _ => None,
             });
-            let Some((result, seconds, changed, reason)) = ended else { continue };
+            let Some((result, seconds, changed, reason)) = ended else {
+                continue;
+            };
             let what = reason.unwrap_or_else(|| format!("{changed} changed, {} checks", stage.checks.len()));
-            rows.push(vec![host.clone(), stage.name.clone(), crate::ui::state(result), what, format!("{seconds:.1} s")]);
+            rows.push(vec![
+                host.clone(),
+                stage.name.clone(),
+                crate::ui::state(result),
+                what,
+                format!("{seconds:.1} s"),
+            ]);
         }
     }
     if !rows.is_empty() {

@@ -51,12 +51,7 @@ pub fn compile(
     context.insert("image".into(), Value::Object(images));
     let mut program = Program::default();
     for stage in order {
-        let mut compiler = Compiler {
-            project,
-            supplier,
-            context: &context,
-            faults: &mut faults,
-        };
+        let mut compiler = Compiler { project, supplier, context: &context, faults: &mut faults };
         program.stages.push(compiler.stage(stage));
     }
     faults.0.dedup();
@@ -66,28 +61,13 @@ pub fn compile(
 fn order<'a>(stages: &[&'a StageFile], faults: &mut Diagnostics) -> Vec<&'a StageFile> {
     let nodes: Vec<_> = stages
         .iter()
-        .map(|stage| {
-            (
-                stage.name.clone(),
-                stage.needs.iter().map(|(name, _)| name.clone()).collect(),
-            )
-        })
+        .map(|stage| (stage.name.clone(), stage.needs.iter().map(|(name, _)| name.clone()).collect()))
         .collect();
     match graph::order(&nodes) {
-        Ok(names) => names
-            .iter()
-            .filter_map(|name| stages.iter().find(|stage| &stage.name == name).copied())
-            .collect(),
+        Ok(names) => names.iter().filter_map(|name| stages.iter().find(|stage| &stage.name == name).copied()).collect(),
         Err(cycle) => {
-            let first = stages
-                .iter()
-                .find(|stage| Some(&stage.name) == cycle.first());
-            let place = first.and_then(|stage| {
-                stage
-                    .needs
-                    .iter()
-                    .find(|(need, _)| Some(need) == cycle.get(1))
-            });
+            let first = stages.iter().find(|stage| Some(&stage.name) == cycle.first());
+            let place = first.and_then(|stage| stage.needs.iter().find(|(need, _)| Some(need) == cycle.get(1)));
             let message = format!("stages need each other in a circle: {}", cycle.join(" -> "));
             faults.0.push(Diagnostic {
                 place: place.map(|(_, place)| place.clone()),
@@ -111,12 +91,7 @@ fn images(
         return images;
     };
     for stage in enabled {
-        let mut compiler = Compiler {
-            project,
-            supplier: &mut *supplier,
-            context,
-            faults: &mut *faults,
-        };
+        let mut compiler = Compiler { project, supplier: &mut *supplier, context, faults: &mut *faults };
         for entry in stage.resources.iter().filter(|entry| entry.kind == "image") {
             for (resource, _) in compiler.entry(entry) {
                 let spec = resource.spec().unwrap_or_default();
@@ -142,50 +117,29 @@ impl Compiler<'_> {
         for entry in &stage.resources {
             for (resource, place) in self.entry(entry) {
                 match resource.spec() {
-                    Ok(spec) => resources.push(Step {
-                        kind: entry.kind.clone(),
-                        name: resource.name(),
-                        place,
-                        spec,
-                    }),
-                    Err(error) => self
-                        .faults
-                        .0
-                        .push(Diagnostic::at(place, format!("{error:#}"))),
+                    Ok(spec) => resources.push(Step { kind: entry.kind.clone(), name: resource.name(), place, spec }),
+                    Err(error) => self.faults.0.push(Diagnostic::at(place, format!("{error:#}"))),
                 }
             }
         }
         self.check_names(&resources);
-        let checks = stage
-            .checks
-            .iter()
-            .flat_map(|entry| self.check(entry))
-            .collect();
+        let checks = stage.checks.iter().flat_map(|entry| self.check(entry)).collect();
+        let endpoints = stage.endpoints.iter().flat_map(|entry| self.endpoint(entry)).collect();
         let needs = stage.needs.iter().map(|(name, _)| name.clone()).collect();
-        Stage {
-            name: stage.name.clone(),
-            layer: stage.layer.clone(),
-            needs,
-            resources,
-            checks,
-        }
+        Stage { name: stage.name.clone(), layer: stage.layer.clone(), needs, resources, checks, endpoints }
+    }
+
+    fn endpoint(&mut self, entry: &Entry) -> Vec<(String, String)> {
+        let rendered = self.rendered(entry);
+        rendered.iter().filter_map(|(node, _)| Some((entry.kind.clone(), node.as_str()?.to_owned()))).collect()
     }
 
     /// Two resources of one kind and name in a stage would fight over the same thing.
     fn check_names(&mut self, steps: &[Step]) {
         for (index, step) in steps.iter().enumerate() {
-            if let Some(first) = steps[..index]
-                .iter()
-                .find(|first| first.title() == step.title())
-            {
-                let message = format!(
-                    "`{}` is already in this stage, at {}",
-                    step.title(),
-                    first.place
-                );
-                self.faults
-                    .0
-                    .push(Diagnostic::at(step.place.clone(), message));
+            if let Some(first) = steps[..index].iter().find(|first| first.title() == step.title()) {
+                let message = format!("`{}` is already in this stage, at {}", step.title(), first.place);
+                self.faults.0.push(Diagnostic::at(step.place.clone(), message));
             }
         }
     }
@@ -215,13 +169,8 @@ impl Compiler<'_> {
             return vec![self.context.clone()];
         };
         let Some(Value::Array(items)) = render::lookup(self.context, path) else {
-            let fault = Diagnostic::at(
-                place.clone(),
-                format!("`{path}` is not a list of the inventory"),
-            );
-            self.faults
-                .0
-                .push(fault.hint("add it to inventory/defaults.yml"));
+            let fault = Diagnostic::at(place.clone(), format!("`{path}` is not a list of the inventory"));
+            self.faults.0.push(fault.hint("add it to inventory/defaults.yml"));
             return Vec::new();
         };
         items
@@ -243,11 +192,7 @@ impl Compiler<'_> {
             match kind.parse(node.to_json()) {
                 Err(error) => self.faults.0.push(explain(&node, &error)),
                 Ok(mut resource) => {
-                    let mut resolver = Resolver {
-                        project: self.project,
-                        supplier: self.supplier,
-                        context: &context,
-                    };
+                    let mut resolver = Resolver { project: self.project, supplier: self.supplier, context: &context };
                     match resource.resolve(&mut resolver) {
                         Ok(()) => resources.push((resource, entry.place.clone())),
                         Err(error) => self.faults.0.push(placed(&error, &entry.place)),
@@ -267,10 +212,7 @@ impl Compiler<'_> {
             match kind.parse(node.to_json()) {
                 Err(error) => self.faults.0.push(explain(&node, &error)),
                 Ok(check) => match check.spec() {
-                    Err(error) => self
-                        .faults
-                        .0
-                        .push(Diagnostic::at(entry.place.clone(), format!("{error:#}"))),
+                    Err(error) => self.faults.0.push(Diagnostic::at(entry.place.clone(), format!("{error:#}"))),
                     Ok(spec) => probes.push(Probe {
                         kind: entry.kind.clone(),
                         name: check.name(),
@@ -289,10 +231,7 @@ impl Compiler<'_> {
 fn placed(error: &anyhow::Error, place: &Place) -> Diagnostic {
     match error.downcast_ref::<Diagnostic>() {
         Some(own) if own.place.is_some() => own.clone(),
-        Some(own) => Diagnostic {
-            place: Some(place.clone()),
-            ..own.clone()
-        },
+        Some(own) => Diagnostic { place: Some(place.clone()), ..own.clone() },
         None => Diagnostic::at(place.clone(), format!("{error:#}")),
     }
 }
@@ -317,17 +256,12 @@ impl Resolve for Resolver<'_> {
 
     fn source(&mut self, path: &str) -> Result<Vec<u8>> {
         let inside = !path.starts_with('/')
-            && Path::new(path)
-                .components()
-                .all(|c| !matches!(c, std::path::Component::ParentDir));
+            && Path::new(path).components().all(|c| !matches!(c, std::path::Component::ParentDir));
         if !inside {
-            return Err(
-                Diagnostic::new(format!("`{path}` is not a path inside the project")).into(),
-            );
+            return Err(Diagnostic::new(format!("`{path}` is not a path inside the project")).into());
         }
         let full = self.project.root.join(path);
-        std::fs::read(&full)
-            .map_err(|error| Diagnostic::new(format!("cannot read {path}: {error}")).into())
+        std::fs::read(&full).map_err(|error| Diagnostic::new(format!("cannot read {path}: {error}")).into())
     }
 
     fn artifact(&mut self, name: &str) -> Result<ArtifactPin> {

@@ -25,7 +25,10 @@ pub enum Event {
         reason: Option<String>,
     },
     /// `up`: a step begins.
-    StepStarted { stage: String, resource: String },
+    StepStarted {
+        stage: String,
+        resource: String,
+    },
     /// `up`: a step ended.
     StepDone {
         stage: String,
@@ -40,9 +43,15 @@ pub enum Event {
         reason: Option<String>,
     },
     /// What is being waited for; kept nowhere.
-    Progress { stage: String, text: String },
+    Progress {
+        stage: String,
+        text: String,
+    },
     /// A line of a running program.
-    Output { stage: String, line: String },
+    Output {
+        stage: String,
+        line: String,
+    },
     /// A check that did not pass yet, while `up` waits for it.
     CheckWaiting {
         stage: String,
@@ -128,11 +137,7 @@ pub struct Failure {
 impl Failure {
     /// Of an error: finds the failed program and the hint in its chain.
     pub fn of(error: &anyhow::Error, place: Option<&Place>) -> Self {
-        let mut failure = Self {
-            place: place.cloned(),
-            message: format!("{error:#}"),
-            ..Self::default()
-        };
+        let mut failure = Self { place: place.cloned(), message: format!("{error:#}"), ..Self::default() };
         for cause in error.chain() {
             if let Some(command) = cause.downcast_ref::<crate::host::CommandFailed>() {
                 failure.argv.clone_from(&command.argv);

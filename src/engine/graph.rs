@@ -14,9 +14,7 @@ pub fn order(nodes: &[(String, Vec<String>)]) -> Result<Vec<String>, Vec<String>
     while order.len() < nodes.len() {
         let next = nodes.iter().find(|(name, needs)| {
             !done.contains(name.as_str())
-                && needs
-                    .iter()
-                    .all(|need| done.contains(need.as_str()) || !names.contains(need.as_str()))
+                && needs.iter().all(|need| done.contains(need.as_str()) || !names.contains(need.as_str()))
         });
         match next {
             Some((name, _)) => {
@@ -45,10 +43,7 @@ fn cycle(nodes: &[(String, Vec<String>)], done: &BTreeSet<&str>) -> Vec<String> 
             return path.split_off(start);
         }
         path.push(at.to_owned());
-        match open[at]
-            .iter()
-            .find_map(|need| open.get_key_value(need.as_str()))
-        {
+        match open[at].iter().find_map(|need| open.get_key_value(need.as_str())) {
             Some((next, _)) => at = next,
             None => return path,
         }
@@ -57,19 +52,11 @@ fn cycle(nodes: &[(String, Vec<String>)], done: &BTreeSet<&str>) -> Vec<String> 
 
 /// All that `names` need, directly or not, and `names` themselves.
 pub fn closure(nodes: &[(String, Vec<String>)], names: &[String]) -> BTreeSet<String> {
-    let needs: BTreeMap<_, _> = nodes
-        .iter()
-        .map(|(name, needs)| (name.as_str(), needs))
-        .collect();
+    let needs: BTreeMap<_, _> = nodes.iter().map(|(name, needs)| (name.as_str(), needs)).collect();
     let mut closure = BTreeSet::new();
     let mut open = names.to_vec();
     while let Some(name) = open.pop() {
-        open.extend(
-            needs
-                .get(name.as_str())
-                .into_iter()
-                .flat_map(|needs| needs.iter().cloned()),
-        );
+        open.extend(needs.get(name.as_str()).into_iter().flat_map(|needs| needs.iter().cloned()));
         if !closure.insert(name) {
             continue;
         }
@@ -83,28 +70,14 @@ mod tests {
     use super::*;
 
     fn nodes(text: &[(&str, &[&str])]) -> Vec<(String, Vec<String>)> {
-        text.iter()
-            .map(|(name, needs)| {
-                (
-                    (*name).to_owned(),
-                    needs.iter().map(|n| (*n).to_owned()).collect(),
-                )
-            })
-            .collect()
+        text.iter().map(|(name, needs)| ((*name).to_owned(), needs.iter().map(|n| (*n).to_owned()).collect())).collect()
     }
 
     #[test]
     fn needs_come_first_and_ties_keep_their_order() {
-        let graph = nodes(&[
-            ("inference", &["k3s", "images"]),
-            ("images", &["k3s"]),
-            ("system", &[]),
-            ("k3s", &["system"]),
-        ]);
-        assert_eq!(
-            order(&graph).unwrap(),
-            ["system", "k3s", "images", "inference"]
-        );
+        let graph =
+            nodes(&[("inference", &["k3s", "images"]), ("images", &["k3s"]), ("system", &[]), ("k3s", &["system"])]);
+        assert_eq!(order(&graph).unwrap(), ["system", "k3s", "images", "inference"]);
     }
 
     #[test]

@@ -70,10 +70,8 @@ impl Step {
     /// # Errors
     /// Only when controller and agent disagree on the kind, which one binary cannot.
     pub fn resource(&self) -> Result<Box<dyn AnyResource>> {
-        let kind =
-            registry::kind(&self.kind).ok_or_else(|| anyhow!("unknown kind `{}`", self.kind))?;
-        kind.parse(self.spec.clone())
-            .with_context(|| format!("{}: spec of {}", self.place, self.title()))
+        let kind = registry::kind(&self.kind).ok_or_else(|| anyhow!("unknown kind `{}`", self.kind))?;
+        kind.parse(self.spec.clone()).with_context(|| format!("{}: spec of {}", self.place, self.title()))
     }
 }
 
@@ -88,9 +86,7 @@ impl Probe {
     /// # Errors
     /// As [`Step::resource`].
     pub fn check(&self) -> Result<Box<dyn AnyCheck>> {
-        let kind = check_registry::kind(&self.kind)
-            .ok_or_else(|| anyhow!("unknown check `{}`", self.kind))?;
-        kind.parse(self.spec.clone())
-            .with_context(|| format!("{}: spec of {}", self.place, self.title()))
+        let kind = check_registry::kind(&self.kind).ok_or_else(|| anyhow!("unknown check `{}`", self.kind))?;
+        kind.parse(self.spec.clone()).with_context(|| format!("{}: spec of {}", self.place, self.title()))
     }
 }

@@ -10,20 +10,12 @@ use crate::resources::Planned;
 /// Plans every resource of every stage, in order.
 ///
 /// A resource that cannot be looked at is reported as a failed step; the plan goes on, so that all of it is seen at once.
-pub async fn plan(
-    program: &Program,
-    host: &dyn ReadHost,
-    emit: &(dyn Fn(Event) + Send + Sync),
-) -> Summary {
+pub async fn plan(program: &Program, host: &dyn ReadHost, emit: &(dyn Fn(Event) + Send + Sync)) -> Summary {
     let start = Instant::now();
     let mut summary = Summary::default();
     for stage in &program.stages {
         let count = stage.resources.len();
-        emit(Event::StageStarted {
-            stage: stage.name.clone(),
-            resources: count,
-            checks: stage.checks.len(),
-        });
+        emit(Event::StageStarted { stage: stage.name.clone(), resources: count, checks: stage.checks.len() });
         for step in &stage.resources {
             let planned = match step.resource() {
                 Ok(resource) => resource.plan(host).await,
@@ -37,13 +29,7 @@ pub async fn plan(
                         Planned::Change(diff) => (diff, None),
                         Planned::Pending(reason) => (Diff::none(), Some(reason)),
                     };
-                    Event::Planned {
-                        stage: stage.name.clone(),
-                        resource: step.title(),
-                        plan,
-                        diff,
-                        reason,
-                    }
+                    Event::Planned { stage: stage.name.clone(), resource: step.title(), plan, diff, reason }
                 }
                 Err(error) => Event::StepDone {
                     stage: stage.name.clone(),

@@ -13,11 +13,7 @@ use crate::host::ReadHost;
 const PROBE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Runs all checks side by side and reports them in the order of the stages.
-pub async fn probe(
-    program: &Program,
-    host: &dyn ReadHost,
-    emit: &(dyn Fn(Event) + Send + Sync),
-) -> Summary {
+pub async fn probe(program: &Program, host: &dyn ReadHost, emit: &(dyn Fn(Event) + Send + Sync)) -> Summary {
     let start = Instant::now();
     let mut summary = Summary::default();
     let mut running = FuturesOrdered::new();

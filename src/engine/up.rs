@@ -19,11 +19,6 @@ use crate::resources::{AnyResource, Planned};
 /// How long a resource may stay unknowable although all before it is done: an API server that is just restarting.
 const PENDING_DEADLINE: Duration = Duration::from_secs(60);
 
-tokio::task_local! {
-    /// The stage that the running code belongs to, for events that come from deep below.
-    pub static STAGE: String;
-}
-
 /// Where intents and results are recorded. A record that cannot be written fails the step: evidence is not optional.
 pub trait Ledger: Send + Sync {
     /// Before a change.
@@ -52,9 +47,12 @@ pub trait Ledger: Send + Sync {
     fn stage(&self, stage: &str, result: Outcome, changed: usize, seconds: f64) -> Result<()>;
 }
 
+/// Gives the host to a stage: what happens below is told under the stage's name.
+pub type HostOf<'a> = &'a (dyn Fn(&str) -> Box<dyn WriteHost> + Send + Sync);
+
 /// Everything a stage needs while it runs.
 struct Run<'a> {
-    host: &'a dyn WriteHost,
+    host: Box<dyn WriteHost>,
     ledger: &'a dyn Ledger,
     cancel: &'a Cancel,
     emit: &'a (dyn Fn(Event) + Send + Sync),
@@ -63,28 +61,20 @@ struct Run<'a> {
 /// Brings the host to what `program` says.
 pub async fn up(
     program: &Program,
-    host: &dyn WriteHost,
+    host_of: HostOf<'_>,
     ledger: &dyn Ledger,
     cancel: &Cancel,
     emit: &(dyn Fn(Event) + Send + Sync),
 ) -> Summary {
     let start = Instant::now();
-    let run = Run {
-        host,
-        ledger,
-        cancel,
-        emit,
-    };
+    let run = |stage: &str| Run { host: host_of(stage), ledger, cancel, emit };
     let mut summary = Summary::default();
     let mut ended: BTreeMap<&str, Outcome> = BTreeMap::new();
     let mut waiting: Vec<&Stage> = program.stages.iter().collect();
     let mut running = FuturesUnordered::new();
     loop {
         let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|stage| {
-            stage
-                .needs
-                .iter()
-                .all(|need| ended.contains_key(need.as_str()) || !has_stage(program, need))
+            stage.needs.iter().all(|need| ended.contains_key(need.as_str()) || !has_stage(program, need))
         });
         waiting = rest;
         let any_ready = !ready.is_empty();
@@ -92,9 +82,9 @@ pub async fn up(
             match blocked(stage, &ended, cancel) {
                 Some(reason) => {
                     ended.insert(&stage.name, Outcome::Skipped);
-                    summary.add(&run.skip(stage, &stage.resources, reason));
+                    summary.add(&run(&stage.name).skip(stage, &stage.resources, reason));
                 }
-                None => running.push(STAGE.scope(stage.name.clone(), run.stage(stage))),
+                None => running.push(run(&stage.name).stage(stage)),
             }
         }
         match running.next().await {
@@ -119,17 +109,8 @@ fn blocked(stage: &Stage, ended: &BTreeMap<&str, Outcome>, cancel: &Cancel) -> O
     if cancel.is_cancelled() {
         return Some("interrupted".into());
     }
-    let broken = |need: &&String| {
-        matches!(
-            ended.get(need.as_str()),
-            Some(Outcome::Failed | Outcome::Skipped)
-        )
-    };
-    stage
-        .needs
-        .iter()
-        .find(broken)
-        .map(|need| format!("needs {need}"))
+    let broken = |need: &&String| matches!(ended.get(need.as_str()), Some(Outcome::Failed | Outcome::Skipped));
+    stage.needs.iter().find(broken).map(|need| format!("needs {need}"))
 }
 
 impl Run<'_> {
@@ -161,15 +142,11 @@ impl Run<'_> {
         summary
     }
 
-    async fn stage<'s>(&self, stage: &'s Stage) -> (&'s str, Outcome, Summary) {
+    async fn stage(self, stage: &Stage) -> (&str, Outcome, Summary) {
         let start = Instant::now();
         let mut summary = Summary::default();
         let (resources, checks) = (stage.resources.len(), stage.checks.len());
-        (self.emit)(Event::StageStarted {
-            stage: stage.name.clone(),
-            resources,
-            checks,
-        });
+        (self.emit)(Event::StageStarted { stage: stage.name.clone(), resources, checks });
         let mut outcome = Outcome::Unchanged;
         let mut reason = None;
         for (index, step) in stage.resources.iter().enumerate() {
@@ -198,50 +175,28 @@ impl Run<'_> {
             reason = Some(broken);
         }
         let seconds = start.elapsed().as_secs_f64();
-        if let Err(error) = self
-            .ledger
-            .stage(&stage.name, outcome, summary.changed, seconds)
-        {
+        if let Err(error) = self.ledger.stage(&stage.name, outcome, summary.changed, seconds) {
             outcome = Outcome::Failed;
             reason = Some(format!("{error:#}"));
             summary.failed += 1;
         }
         let changed = summary.changed;
-        (self.emit)(Event::StageDone {
-            stage: stage.name.clone(),
-            result: outcome,
-            seconds,
-            changed,
-            reason,
-        });
+        (self.emit)(Event::StageDone { stage: stage.name.clone(), result: outcome, seconds, changed, reason });
         (&stage.name, outcome, summary)
     }
 
     async fn step(&self, stage: &Stage, step: &Step, summary: &mut Summary) -> Outcome {
         let start = Instant::now();
-        (self.emit)(Event::StepStarted {
-            stage: stage.name.clone(),
-            resource: step.title(),
-        });
+        (self.emit)(Event::StepStarted { stage: stage.name.clone(), resource: step.title() });
         let (result, diff, failure) = match self.converge(stage, step).await {
             Ok(diff) if diff.is_empty() => (Outcome::Unchanged, diff, None),
             Ok(diff) => (Outcome::Changed, diff, None),
-            Err(error) => (
-                Outcome::Failed,
-                Diff::none(),
-                Some(Failure::of(&error, Some(&step.place))),
-            ),
+            Err(error) => (Outcome::Failed, Diff::none(), Some(Failure::of(&error, Some(&step.place)))),
         };
         let seconds = start.elapsed().as_secs_f64();
         let (mut result, mut failure) = (result, failure);
         if result != Outcome::Unchanged
-            && let Err(error) = self.ledger.result(
-                &stage.name,
-                &step.title(),
-                result,
-                seconds,
-                failure.as_ref(),
-            )
+            && let Err(error) = self.ledger.result(&stage.name, &step.title(), result, seconds, failure.as_ref())
         {
             result = Outcome::Failed;
             failure = failure.or_else(|| Some(Failure::of(&error, Some(&step.place))));
@@ -269,7 +224,7 @@ impl Run<'_> {
                 Planned::InSync | Planned::Pending(_) => return Ok(Diff::none()),
             };
             self.ledger.intent(&stage.name, &step.title(), &diff)?;
-            resource.apply(self.host, &diff).await?;
+            resource.apply(self.host.as_ref(), &diff).await?;
             if diff.action != Some(Action::Run) {
                 self.verify(resource.as_ref()).await?;
             }
@@ -304,15 +259,8 @@ impl Run<'_> {
     async fn verify(&self, resource: &dyn AnyResource) -> Result<()> {
         match self.known(resource).await? {
             Planned::Change(left) => {
-                let left: Vec<_> = left
-                    .changes
-                    .iter()
-                    .map(|c| format!("{}: {}", c.field, c.detail))
-                    .collect();
-                bail!(
-                    "it was applied without an error, but still differs: {}",
-                    left.join("; ")
-                )
+                let left: Vec<_> = left.changes.iter().map(|c| format!("{}: {}", c.field, c.detail)).collect();
+                bail!("it was applied without an error, but still differs: {}", left.join("; "))
             }
             Planned::InSync | Planned::Pending(_) => Ok(()),
         }
@@ -321,20 +269,10 @@ impl Run<'_> {
     /// Runs the checks of a stage until each passes or its time is up. Returns the first broken promise.
     async fn checks(&self, stage: &Stage, summary: &mut Summary) -> Option<String> {
         let mut broken = None;
-        let mut running: FuturesUnordered<_> = stage
-            .checks
-            .iter()
-            .map(|probe| self.check(stage, probe))
-            .collect();
+        let mut running: FuturesUnordered<_> = stage.checks.iter().map(|probe| self.check(stage, probe)).collect();
         while let Some(event) = running.next().await {
             summary.count(&event);
-            if let Event::Check {
-                status: Status::Fail,
-                check,
-                detail,
-                ..
-            } = &event
-            {
+            if let Event::Check { status: Status::Fail, check, detail, .. } = &event {
                 broken.get_or_insert_with(|| format!("check {check}: {detail}"));
             }
             (self.emit)(event);
@@ -356,18 +294,10 @@ impl Run<'_> {
                 break Verdict::fail(format!("interrupted; last answer: {}", verdict.detail));
             }
             if start.elapsed() >= deadline {
-                break Verdict::fail(format!(
-                    "not within {} s; last answer: {}",
-                    probe.within, verdict.detail
-                ));
+                break Verdict::fail(format!("not within {} s; last answer: {}", probe.within, verdict.detail));
             }
             let (stage, check) = (stage.name.clone(), probe.title());
-            (self.emit)(Event::CheckWaiting {
-                stage,
-                check,
-                detail: verdict.detail,
-                seconds,
-            });
+            (self.emit)(Event::CheckWaiting { stage, check, detail: verdict.detail, seconds });
             self.host.sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         };

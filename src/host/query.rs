@@ -8,9 +8,7 @@ pub struct Query {
 
 impl Query {
     fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-        }
+        Self { argv: argv.into_iter().map(Into::into).collect() }
     }
 
     /// Program and arguments.
@@ -21,12 +19,7 @@ impl Query {
     /// Status and version of Debian packages, one `name<TAB>status<TAB>version` line each; unknown names go to standard error.
     pub fn dpkg_status(packages: &[String]) -> Self {
         let format = "--showformat=${binary:Package}\t${db:Status-Abbrev}\t${Version}\n";
-        Self::of(
-            ["dpkg-query", "--show", format]
-                .into_iter()
-                .map(str::to_owned)
-                .chain(packages.iter().cloned()),
-        )
+        Self::of(["dpkg-query", "--show", format].into_iter().map(str::to_owned).chain(packages.iter().cloned()))
     }
 
     /// Properties of a systemd unit as `Name=value` lines.
@@ -57,15 +50,7 @@ impl Query {
 
     /// Images in k3s's containerd whose reference is `reference`, as a table with digest and labels.
     pub fn k3s_image(reference: &str) -> Self {
-        Self::of([
-            "/usr/local/bin/k3s",
-            "ctr",
-            "-n",
-            "k8s.io",
-            "images",
-            "ls",
-            &format!("name=={reference}"),
-        ])
+        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images", "ls", &format!("name=={reference}")])
     }
 
     /// Version of an installed program.

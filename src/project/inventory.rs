@@ -68,9 +68,7 @@ impl Inventory {
         let inventory: Self = super::typed(tree).map_err(|error| vec![error])?;
         let mut faults = Vec::new();
         if inventory.hosts.is_empty() {
-            let place = tree
-                .get("hosts")
-                .map_or_else(|| tree.place.clone(), |node| node.place.clone());
+            let place = tree.get("hosts").map_or_else(|| tree.place.clone(), |node| node.place.clone());
             faults.push(Diagnostic::at(place, "no host is listed").hint("add one below `hosts:`"));
         }
         for (name, host) in &inventory.hosts {
@@ -78,27 +76,19 @@ impl Inventory {
             let place = node.map_or_else(|| tree.place.clone(), |node| node.place.clone());
             faults.extend(host.faults(name, &place));
         }
-        if faults.is_empty() {
-            Ok(inventory)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(inventory) } else { Err(faults) }
     }
 }
 
 impl HostSpec {
     fn faults(&self, name: &str, place: &Place) -> Option<Diagnostic> {
         match self.transport {
-            TransportKind::Ssh if self.address.is_none() => Some(Diagnostic::at(
-                place.clone(),
-                format!("host `{name}` has no `address`"),
-            )),
+            TransportKind::Ssh if self.address.is_none() => {
+                Some(Diagnostic::at(place.clone(), format!("host `{name}` has no `address`")))
+            }
             TransportKind::Local if self.address.is_some() => Some(
-                Diagnostic::at(
-                    place.clone(),
-                    format!("host `{name}` is local but has an `address`"),
-                )
-                .hint("write `transport: ssh`, or remove the address"),
+                Diagnostic::at(place.clone(), format!("host `{name}` is local but has an `address`"))
+                    .hint("write `transport: ssh`, or remove the address"),
             ),
             _ => None,
         }
@@ -116,23 +106,10 @@ mod tests {
         let read = |text| Inventory::from_node(&yaml::parse("i.yml", text).unwrap());
         let good = read("hosts:\n  a:\n    transport: ssh\n    address: 10.0.0.1\n").unwrap();
         assert_eq!(good.hosts["a"].transport, TransportKind::Ssh);
-        let typo =
-            &read("hosts:\n  a:\n    transport: ssh\n    adress: 10.0.0.1\n").unwrap_err()[0];
-        assert_eq!(
-            typo.to_string(),
-            "i.yml:4:5: unknown key `adress`\n  hint: did you mean \"address\"?"
-        );
+        let typo = &read("hosts:\n  a:\n    transport: ssh\n    adress: 10.0.0.1\n").unwrap_err()[0];
+        assert_eq!(typo.to_string(), "i.yml:4:5: unknown key `adress`\n  hint: did you mean \"address\"?");
         let missing = &read("hosts:\n  a:\n    transport: ssh\n").unwrap_err()[0];
-        assert!(
-            missing
-                .to_string()
-                .starts_with("i.yml:3:5: host `a` has no `address`"),
-            "{missing}"
-        );
-        assert!(
-            read("hosts: {}\n").unwrap_err()[0]
-                .message
-                .contains("no host")
-        );
+        assert!(missing.to_string().starts_with("i.yml:3:5: host `a` has no `address`"), "{missing}");
+        assert!(read("hosts: {}\n").unwrap_err()[0].message.contains("no host"));
     }
 }

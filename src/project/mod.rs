@@ -64,26 +64,16 @@ impl Project {
     ///
     /// # Errors
     /// All that is wrong, at once, each with its place.
-    pub fn load(
-        root: &Path,
-        inventory: &Path,
-        set: &[String],
-        known: Known<'_>,
-    ) -> Result<Self, Diagnostics> {
+    pub fn load(root: &Path, inventory: &Path, set: &[String], known: Known<'_>) -> Result<Self, Diagnostics> {
         let mut faults = Vec::new();
         let defaults = read_tree(root, &root.join("inventory/defaults.yml"), &mut faults);
         let tree = read_tree(root, inventory, &mut faults);
-        let arguments = values::from_arguments(set)
-            .map_err(|fault| faults.push(fault))
-            .ok();
-        let parsed = tree
-            .as_ref()
-            .and_then(|tree| keep(Inventory::from_node(tree), &mut faults));
+        let arguments = values::from_arguments(set).map_err(|fault| faults.push(fault)).ok();
+        let parsed = tree.as_ref().and_then(|tree| keep(Inventory::from_node(tree), &mut faults));
         let stages = read_stages(root, known, &mut faults);
         let renderer = keep(Renderer::load(&root.join("templates")), &mut faults);
         check_stage_names(&stages, parsed.as_ref(), tree.as_ref(), &mut faults);
-        let (Some(inventory_parsed), Some(renderer), true) = (parsed, renderer, faults.is_empty())
-        else {
+        let (Some(inventory_parsed), Some(renderer), true) = (parsed, renderer, faults.is_empty()) else {
             return Err(Diagnostics(faults));
         };
         let own = tree.as_ref().and_then(|tree| tree.get("values")).cloned();
@@ -103,19 +93,12 @@ impl Project {
     /// # Errors
     /// When there is none, with a suggestion.
     pub fn stage(&self, name: &str) -> Result<&StageFile, Diagnostic> {
-        self.stages
-            .iter()
-            .find(|stage| stage.name == name)
-            .ok_or_else(|| {
-                let known: Vec<_> = self
-                    .stages
-                    .iter()
-                    .map(|stage| stage.name.as_str())
-                    .collect();
-                let hint = did_you_mean(name, known.iter().copied())
-                    .unwrap_or_else(|| format!("stages: {}", known.join(", ")));
-                Diagnostic::new(format!("there is no stage `{name}`")).hint(hint)
-            })
+        self.stages.iter().find(|stage| stage.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
+            let hint =
+                did_you_mean(name, known.iter().copied()).unwrap_or_else(|| format!("stages: {}", known.join(", ")));
+            Diagnostic::new(format!("there is no stage `{name}`")).hint(hint)
+        })
     }
 
     /// Stages that this inventory enables, in dependency order of nothing: as their files are sorted.
@@ -127,11 +110,7 @@ impl Project {
         let mut faults = Diagnostics::default();
         let mut enabled = Vec::new();
         for stage in &self.stages {
-            let listed = self
-                .inventory
-                .stages
-                .as_ref()
-                .is_none_or(|names| names.contains(&stage.name));
+            let listed = self.inventory.stages.as_ref().is_none_or(|names| names.contains(&stage.name));
             match flag(&values, stage.when.as_ref()) {
                 Ok(true) if listed => enabled.push(stage),
                 Ok(_) => {}
@@ -171,9 +150,7 @@ impl Project {
                 }
             }
             Data::List(items) => items.iter().for_each(|item| self.scan(item, wanted)),
-            Data::Map(entries) => entries
-                .iter()
-                .for_each(|(_, value)| self.scan(value, wanted)),
+            Data::Map(entries) => entries.iter().for_each(|(_, value)| self.scan(value, wanted)),
             _ => {}
         }
     }
@@ -185,11 +162,7 @@ impl Project {
         for (index, line) in text.lines().enumerate() {
             for secret in render::secrets_in(line) {
                 let column = line.find(&secret).unwrap_or_default() as u32 + 1;
-                let place = Place {
-                    file: format!("templates/{name}"),
-                    line: index as u32 + 1,
-                    column,
-                };
+                let place = Place { file: format!("templates/{name}"), line: index as u32 + 1, column };
                 wanted.entry(secret).or_insert(place);
             }
         }
@@ -200,32 +173,21 @@ impl Project {
 ///
 /// # Errors
 /// When the path names nothing, or something other than a boolean.
-pub fn flag(
-    context: &Map<String, Value>,
-    when: Option<&(String, Place)>,
-) -> Result<bool, Diagnostic> {
+pub fn flag(context: &Map<String, Value>, when: Option<&(String, Place)>) -> Result<bool, Diagnostic> {
     let Some((path, place)) = when else {
         return Ok(true);
     };
     match render::lookup(context, path) {
         Some(Value::Bool(truth)) => Ok(*truth),
-        Some(other) => Err(Diagnostic::at(
-            place.clone(),
-            format!("`{path}` is {other}, not true or false"),
-        )),
-        None => Err(
-            Diagnostic::at(place.clone(), format!("there is no value `{path}`"))
-                .hint("add it to inventory/defaults.yml"),
-        ),
+        Some(other) => Err(Diagnostic::at(place.clone(), format!("`{path}` is {other}, not true or false"))),
+        None => Err(Diagnostic::at(place.clone(), format!("there is no value `{path}`"))
+            .hint("add it to inventory/defaults.yml")),
     }
 }
 
 /// A file's name relative to the project, for messages.
 pub fn relative(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
 fn keep<T>(result: Result<T, Vec<Diagnostic>>, faults: &mut Vec<Diagnostic>) -> Option<T> {
@@ -246,35 +208,25 @@ fn read_tree(root: &Path, path: &Path, faults: &mut Vec<Diagnostic>) -> Option<N
             return None;
         }
     };
-    yaml::parse(&name, &text)
-        .map_err(|fault| faults.push(fault))
-        .ok()
+    yaml::parse(&name, &text).map_err(|fault| faults.push(fault)).ok()
 }
 
 fn read_stages(root: &Path, known: Known<'_>, faults: &mut Vec<Diagnostic>) -> Vec<StageFile> {
     let folder = root.join("stages");
     let mut paths: Vec<_> = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .collect(),
+        Ok(entries) => entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect(),
         Err(error) => {
             faults.push(Diagnostic::new(format!("cannot read stages/: {error}")));
             return Vec::new();
         }
     };
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|end| end == "yml" || end == "yaml")
-    });
+    paths.retain(|path| path.extension().is_some_and(|end| end == "yml" || end == "yaml"));
     paths.sort();
     let mut stages = Vec::new();
     for path in paths {
         let name = relative(root, &path);
         match std::fs::read_to_string(&path) {
-            Ok(text) => stages.extend(keep(
-                StageFile::parse(&name, &text, known.resources, known.checks),
-                faults,
-            )),
+            Ok(text) => stages.extend(keep(StageFile::parse(&name, &text, known.resources, known.checks), faults)),
             Err(error) => faults.push(Diagnostic::new(format!("cannot read {name}: {error}"))),
         }
     }
@@ -290,8 +242,7 @@ fn check_stage_names(
     let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
     let unknown = |name: &str, place: Place| {
         let fault = Diagnostic::at(place, format!("there is no stage `{name}`"));
-        let hint = did_you_mean(name, names.iter().copied())
-            .unwrap_or_else(|| format!("stages: {}", names.join(", ")));
+        let hint = did_you_mean(name, names.iter().copied()).unwrap_or_else(|| format!("stages: {}", names.join(", ")));
         fault.hint(hint)
     };
     for (name, place) in stages.iter().flat_map(|stage| &stage.needs) {
@@ -299,23 +250,11 @@ fn check_stage_names(
             faults.push(unknown(name, place.clone()));
         }
     }
-    for (index, name) in inventory
-        .and_then(|inventory| inventory.stages.as_ref())
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
+    for (index, name) in inventory.and_then(|inventory| inventory.stages.as_ref()).into_iter().flatten().enumerate() {
         if !names.contains(&name.as_str()) {
-            let place = match tree
-                .and_then(|tree| tree.get("stages"))
-                .map(|node| &node.data)
-            {
+            let place = match tree.and_then(|tree| tree.get("stages")).map(|node| &node.data) {
                 Some(Data::List(items)) => items[index].place.clone(),
-                _ => Place {
-                    file: "inventory".into(),
-                    line: 1,
-                    column: 1,
-                },
+                _ => Place { file: "inventory".into(), line: 1, column: 1 },
             };
             faults.push(unknown(name, place));
         }

@@ -34,11 +34,7 @@ impl Renderer {
                 Err(error) => faults.push(Diagnostic::new(format!("templates/{name}: {error}"))),
             }
         }
-        if faults.is_empty() {
-            Ok(Self { tera })
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(Self { tera }) } else { Err(faults) }
     }
 
     /// Whether there is a template of this name.
@@ -57,11 +53,8 @@ impl Renderer {
     /// An undefined variable or a wrong type, with the place in the template.
     pub fn template(&self, name: &str, context: &Map<String, Value>) -> Result<String, Diagnostic> {
         let file = format!("templates/{name}");
-        let context =
-            Context::from_serialize(context).map_err(|error| diagnostic(&file, &error))?;
-        self.tera
-            .render(name, &context)
-            .map_err(|error| diagnostic(&file, &error))
+        let context = Context::from_serialize(context).map_err(|error| diagnostic(&file, &error))?;
+        self.tera.render(name, &context).map_err(|error| diagnostic(&file, &error))
     }
 
     /// Renders every string in `node`. A string that is nothing but `{{ a.path }}` keeps the type of the value.
@@ -71,19 +64,10 @@ impl Renderer {
     pub fn node(&self, node: &Node, context: &Map<String, Value>) -> Result<Node, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let rendered = self.walk(node, context, &mut faults);
-        if faults.is_empty() {
-            Ok(rendered)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(rendered) } else { Err(faults) }
     }
 
-    fn walk(
-        &self,
-        node: &Node,
-        context: &Map<String, Value>,
-        faults: &mut Vec<Diagnostic>,
-    ) -> Node {
+    fn walk(&self, node: &Node, context: &Map<String, Value>, faults: &mut Vec<Diagnostic>) -> Node {
         match &node.data {
             Data::String(text) if text.contains("{{") || text.contains("{%") => {
                 match self.text(text, &node.place, context) {
@@ -95,68 +79,40 @@ impl Renderer {
                 }
             }
             Data::List(items) => {
-                let items = items
-                    .iter()
-                    .map(|item| self.walk(item, context, faults))
-                    .collect();
-                Node {
-                    place: node.place.clone(),
-                    data: Data::List(items),
-                }
+                let items = items.iter().map(|item| self.walk(item, context, faults)).collect();
+                Node { place: node.place.clone(), data: Data::List(items) }
             }
             Data::Map(entries) => {
-                let entries = entries
-                    .iter()
-                    .map(|(key, value)| (key.clone(), self.walk(value, context, faults)))
-                    .collect();
-                Node {
-                    place: node.place.clone(),
-                    data: Data::Map(entries),
-                }
+                let entries =
+                    entries.iter().map(|(key, value)| (key.clone(), self.walk(value, context, faults))).collect();
+                Node { place: node.place.clone(), data: Data::Map(entries) }
             }
             _ => node.clone(),
         }
     }
 
-    fn text(
-        &self,
-        text: &str,
-        place: &Place,
-        context: &Map<String, Value>,
-    ) -> Result<Value, Diagnostic> {
+    fn text(&self, text: &str, place: &Place, context: &Map<String, Value>) -> Result<Value, Diagnostic> {
         if let Some(value) = lone_path(text).and_then(|path| lookup(context, path)) {
             return Ok(value.clone());
         }
-        let context =
-            Context::from_serialize(context).map_err(|error| Diagnostic::new(error.to_string()))?;
-        Tera::one_off(text, &context, false)
-            .map(Value::String)
-            .map_err(|error| {
-                let inner = diagnostic("", &error);
-                Diagnostic {
-                    place: Some(place.clone()),
-                    message: inner.message,
-                    hint: inner.hint,
-                }
-            })
+        let context = Context::from_serialize(context).map_err(|error| Diagnostic::new(error.to_string()))?;
+        Tera::one_off(text, &context, false).map(Value::String).map_err(|error| {
+            let inner = diagnostic("", &error);
+            Diagnostic { place: Some(place.clone()), message: inner.message, hint: inner.hint }
+        })
     }
 }
 
 /// The path in `{{ a.path }}`, when the string is nothing else.
 fn lone_path(text: &str) -> Option<&str> {
     let path = text.trim().strip_prefix("{{")?.strip_suffix("}}")?.trim();
-    let plain = !path.is_empty()
-        && path
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    let plain = !path.is_empty() && path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
     plain.then_some(path)
 }
 
 /// The value at a dotted path.
 pub fn lookup<'a>(context: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    let (first, rest) = path
-        .split_once('.')
-        .map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
     let mut value = context.get(first)?;
     for name in rest.into_iter().flat_map(|rest| rest.split('.')) {
         value = value.get(name)?;
@@ -173,8 +129,7 @@ pub fn secrets_in(text: &str) -> BTreeSet<String> {
             continue;
         }
         let inside = text[..start].rfind("{{").max(text[..start].rfind("{%"));
-        let open = inside
-            .is_some_and(|at| !text[at..start].contains("}}") && !text[at..start].contains("%}"));
+        let open = inside.is_some_and(|at| !text[at..start].contains("}}") && !text[at..start].contains("%}"));
         let name: String = text[start + "secret.".len()..]
             .chars()
             .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
@@ -214,22 +169,10 @@ fn diagnostic(file: &str, error: &tera::Error) -> Diagnostic {
             };
             let mut lines = report.message().lines();
             let message = lines.next().unwrap_or_default().to_owned();
-            let rest = lines
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .collect::<Vec<_>>()
-                .join(" ");
-            Diagnostic {
-                place: Some(place),
-                message,
-                hint: (!rest.is_empty()).then_some(rest),
-            }
+            let rest = lines.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+            Diagnostic { place: Some(place), message, hint: (!rest.is_empty()).then_some(rest) }
         }
-        other => Diagnostic::new(if file.is_empty() {
-            other.to_string()
-        } else {
-            format!("{file}: {other}")
-        }),
+        other => Diagnostic::new(if file.is_empty() { other.to_string() } else { format!("{file}: {other}") }),
     }
 }
 
@@ -242,10 +185,7 @@ mod tests {
     use super::*;
 
     fn context() -> Map<String, Value> {
-        let Value::Object(map) = json!({"net": {"port": 80, "cidr": "10.0.0.0/8", "list": [1, 2]}})
-        else {
-            panic!()
-        };
+        let Value::Object(map) = json!({"net": {"port": 80, "cidr": "10.0.0.0/8", "list": [1, 2]}}) else { panic!() };
         map
     }
 
@@ -255,16 +195,10 @@ mod tests {
 
     #[test]
     fn a_lone_path_keeps_its_type() {
-        let node = yaml::parse(
-            "s.yml",
-            "a: \"{{ net.port }}\"\nb: \"p={{ net.port }}\"\nc: \"{{net.list}}\"\n",
-        )
-        .unwrap();
+        let node =
+            yaml::parse("s.yml", "a: \"{{ net.port }}\"\nb: \"p={{ net.port }}\"\nc: \"{{net.list}}\"\n").unwrap();
         let rendered = renderer().node(&node, &context()).unwrap();
-        assert_eq!(
-            rendered.to_json(),
-            json!({"a": 80, "b": "p=80", "c": [1, 2]})
-        );
+        assert_eq!(rendered.to_json(), json!({"a": 80, "b": "p=80", "c": [1, 2]}));
     }
 
     #[test]
@@ -281,24 +215,14 @@ mod tests {
         std::fs::write(folder.path().join("x/a.conf"), "one\nport {{ net.prot }}\n").unwrap();
         let renderer = Renderer::load(folder.path()).unwrap();
         let error = renderer.template("x/a.conf", &context()).unwrap_err();
-        assert!(
-            error.to_string().starts_with("templates/x/a.conf:2:"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("templates/x/a.conf:2:"), "{error}");
         std::fs::write(folder.path().join("x/b.conf"), "one\n{% if %}\n").unwrap();
-        assert!(
-            Renderer::load(folder.path()).err().unwrap()[0]
-                .to_string()
-                .starts_with("templates/x/b.conf:2:")
-        );
+        assert!(Renderer::load(folder.path()).err().unwrap()[0].to_string().starts_with("templates/x/b.conf:2:"));
     }
 
     #[test]
     fn secrets_are_found_where_they_are_asked_for() {
         let text = "a: {{ secret.pg.password }} b {% if secret.flag %}x{% endif %} secret.not, {{ my.secret.no }}";
-        assert_eq!(
-            secrets_in(text).into_iter().collect::<Vec<_>>(),
-            ["flag", "pg.password"]
-        );
+        assert_eq!(secrets_in(text).into_iter().collect::<Vec<_>>(), ["flag", "pg.password"]);
     }
 }

@@ -37,15 +37,7 @@ pub struct Entry {
     pub within: Option<u64>,
 }
 
-const STAGE_KEYS: [&str; 7] = [
-    "stage",
-    "summary",
-    "layer",
-    "needs",
-    "when",
-    "resources",
-    "checks",
-];
+const STAGE_KEYS: [&str; 7] = ["stage", "summary", "layer", "needs", "when", "resources", "checks"];
 const ENTRY_KEYS: [&str; 3] = ["when", "for_each", "within"];
 
 impl StageFile {
@@ -53,12 +45,7 @@ impl StageFile {
     ///
     /// # Errors
     /// Everything that is wrong with its form, at once.
-    pub fn parse(
-        file: &str,
-        text: &str,
-        kinds: &[&str],
-        checks: &[&str],
-    ) -> Result<Self, Vec<Diagnostic>> {
+    pub fn parse(file: &str, text: &str, kinds: &[&str], checks: &[&str]) -> Result<Self, Vec<Diagnostic>> {
         let tree = yaml::parse(file, text).map_err(|error| vec![error])?;
         let mut faults = Vec::new();
         let Data::Map(entries) = &tree.data else {
@@ -75,33 +62,19 @@ impl StageFile {
         let text_of = |key: &str, faults: &mut Vec<Diagnostic>| match tree.get(key) {
             None => None,
             Some(node) => node.as_str().map(str::to_owned).or_else(|| {
-                faults.push(Diagnostic::at(
-                    node.place.clone(),
-                    format!("`{key}` is a string, not {}", node.kind()),
-                ));
+                faults.push(Diagnostic::at(node.place.clone(), format!("`{key}` is a string, not {}", node.kind())));
                 None
             }),
         };
         let name = text_of("stage", &mut faults).unwrap_or_default();
-        let stem = Path::new(file)
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or_default();
-        let place = tree
-            .get("stage")
-            .map_or_else(|| tree.place.clone(), |node| node.place.clone());
+        let stem = Path::new(file).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let place = tree.get("stage").map_or_else(|| tree.place.clone(), |node| node.place.clone());
         if name.is_empty() {
-            faults.push(
-                Diagnostic::at(place.clone(), "the stage has no name")
-                    .hint(format!("write `stage: {stem}`")),
-            );
+            faults.push(Diagnostic::at(place.clone(), "the stage has no name").hint(format!("write `stage: {stem}`")));
         } else if name != stem {
             faults.push(
-                Diagnostic::at(
-                    place.clone(),
-                    format!("stage `{name}` is in the file {file}"),
-                )
-                .hint(format!("name the file {name}.yml, or the stage {stem}")),
+                Diagnostic::at(place.clone(), format!("stage `{name}` is in the file {file}"))
+                    .hint(format!("name the file {name}.yml, or the stage {stem}")),
             );
         }
         let summary = text_of("summary", &mut faults).unwrap_or_default();
@@ -112,16 +85,7 @@ impl StageFile {
         let checks = list(tree.get("checks"), "checks", Some(checks), &mut faults);
         let endpoints = list(tree.get("endpoints"), "endpoints", None, &mut faults);
         if faults.is_empty() {
-            Ok(Self {
-                name,
-                place,
-                summary,
-                layer,
-                needs,
-                when,
-                resources,
-                checks,
-            })
+            Ok(Self { name, place, summary, layer, needs, when, resources, checks, endpoints })
         } else {
             Err(faults)
         }
@@ -130,76 +94,48 @@ impl StageFile {
 
 fn unknown(what: &str, name: &str, place: &Place, known: &[&str]) -> Diagnostic {
     let error = Diagnostic::at(place.clone(), format!("unknown {what} `{name}`"));
-    let hint = did_you_mean(name, known.iter().copied())
-        .unwrap_or_else(|| format!("known: {}", known.join(", ")));
+    let hint = did_you_mean(name, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
     error.hint(hint)
 }
 
 fn strings(node: Option<&Node>, key: &str, faults: &mut Vec<Diagnostic>) -> Vec<(String, Place)> {
     let Some(node) = node else { return Vec::new() };
     let Data::List(items) = &node.data else {
-        faults.push(Diagnostic::at(
-            node.place.clone(),
-            format!("`{key}` is a list, not {}", node.kind()),
-        ));
+        faults.push(Diagnostic::at(node.place.clone(), format!("`{key}` is a list, not {}", node.kind())));
         return Vec::new();
     };
     let mut strings = Vec::new();
     for item in items {
         match item.as_str() {
             Some(text) => strings.push((text.to_owned(), item.place.clone())),
-            None => faults.push(Diagnostic::at(
-                item.place.clone(),
-                format!("expected a name, not {}", item.kind()),
-            )),
+            None => faults.push(Diagnostic::at(item.place.clone(), format!("expected a name, not {}", item.kind()))),
         }
     }
     strings
 }
 
 /// A dotted path to a value: conditions are code, so nothing but a path is allowed.
-fn reference(
-    node: Option<&Node>,
-    key: &str,
-    faults: &mut Vec<Diagnostic>,
-) -> Option<(String, Place)> {
+fn reference(node: Option<&Node>, key: &str, faults: &mut Vec<Diagnostic>) -> Option<(String, Place)> {
     let node = node?;
     let path = node.as_str().filter(|text| {
-        !text.is_empty()
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
     });
     if path.is_none() {
         faults.push(
-            Diagnostic::at(
-                node.place.clone(),
-                format!("`{key}` is the path of a value, like `ufw.enabled`"),
-            )
-            .hint("there are no expressions in stage files; set a value in the inventory instead"),
+            Diagnostic::at(node.place.clone(), format!("`{key}` is the path of a value, like `ufw.enabled`"))
+                .hint("there are no expressions in stage files; set a value in the inventory instead"),
         );
     }
     path.map(|path| (path.to_owned(), node.place.clone()))
 }
 
-fn list(
-    node: Option<&Node>,
-    key: &str,
-    kinds: &[&str],
-    faults: &mut Vec<Diagnostic>,
-) -> Vec<Entry> {
+fn list(node: Option<&Node>, key: &str, kinds: Option<&[&str]>, faults: &mut Vec<Diagnostic>) -> Vec<Entry> {
     let Some(node) = node else { return Vec::new() };
     let Data::List(items) = &node.data else {
-        faults.push(Diagnostic::at(
-            node.place.clone(),
-            format!("`{key}` is a list, not {}", node.kind()),
-        ));
+        faults.push(Diagnostic::at(node.place.clone(), format!("`{key}` is a list, not {}", node.kind())));
         return Vec::new();
     };
-    items
-        .iter()
-        .filter_map(|item| entry(item, key, kinds, faults))
-        .collect()
+    items.iter().filter_map(|item| entry(item, key, kinds, faults)).collect()
 }
 
 fn entry(item: &Node, list: &str, kinds: Option<&[&str]>, faults: &mut Vec<Diagnostic>) -> Option<Entry> {
@@ -210,35 +146,23 @@ fn entry(item: &Node, list: &str, kinds: Option<&[&str]>, faults: &mut Vec<Diagn
         ));
         return None;
     };
-    let mut found: Vec<_> = fields
-        .iter()
-        .filter(|(key, _)| !ENTRY_KEYS.contains(&key.name.as_str()))
-        .collect();
+    let mut found: Vec<_> = fields.iter().filter(|(key, _)| !ENTRY_KEYS.contains(&key.name.as_str())).collect();
     let when = reference(item.get("when"), "when", faults);
     let for_each = reference(item.get("for_each"), "for_each", faults);
     let within = match item.get("within").map(|node| (node, &node.data)) {
         Some((_, Data::Number(n))) if n.as_u64().is_some() && list == "checks" => n.as_u64(),
         Some((node, _)) => {
-            faults.push(Diagnostic::at(
-                node.place.clone(),
-                "`within` is a number of seconds, and belongs to checks",
-            ));
+            faults.push(Diagnostic::at(node.place.clone(), "`within` is a number of seconds, and belongs to checks"));
             None
         }
         None => None,
     };
     let known = kinds.unwrap_or_default();
+    let known = kinds.unwrap_or_default();
     if found.len() != 1 {
-        let message = if found.is_empty() {
-            "the entry names no kind"
-        } else {
-            "the entry names more than one kind"
-        };
+        let message = if found.is_empty() { "the entry names no kind" } else { "the entry names more than one kind" };
         let place = found.get(1).map_or(&item.place, |(key, _)| &key.place);
-        faults.push(
-            Diagnostic::at(place.clone(), message)
-                .hint(format!("known kinds: {}", kinds.join(", "))),
-        );
+        faults.push(Diagnostic::at(place.clone(), message).hint(format!("known kinds: {}", known.join(", "))));
         return None;
     }
     let (key, spec) = found.remove(0);
@@ -246,14 +170,7 @@ fn entry(item: &Node, list: &str, kinds: Option<&[&str]>, faults: &mut Vec<Diagn
         faults.push(unknown("kind", &key.name, &key.place, known));
         return None;
     }
-    Some(Entry {
-        kind: key.name.clone(),
-        place: key.place.clone(),
-        spec: spec.clone(),
-        when,
-        for_each,
-        within,
-    })
+    Some(Entry { kind: key.name.clone(), place: key.place.clone(), spec: spec.clone(), when, for_each, within })
 }
 
 #[cfg(test)]

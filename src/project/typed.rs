@@ -20,13 +20,9 @@ pub fn explain(tree: &Node, error: &serde_path_to_error::Error<serde_json::Error
     let Some((unknown, known)) = unknown_key(&message) else {
         return Diagnostic::at(place, in_our_words(&message));
     };
-    let hint = did_you_mean(unknown, known.iter().copied())
-        .unwrap_or_else(|| format!("known keys: {}", known.join(", ")));
-    Diagnostic::at(
-        key_place(tree, unknown).unwrap_or(place),
-        format!("unknown key `{unknown}`"),
-    )
-    .hint(hint)
+    let hint =
+        did_you_mean(unknown, known.iter().copied()).unwrap_or_else(|| format!("known keys: {}", known.join(", ")));
+    Diagnostic::at(key_place(tree, unknown).unwrap_or(place), format!("unknown key `{unknown}`")).hint(hint)
 }
 
 /// serde says: unknown field `a`, expected one of `b`, `c`.
@@ -50,10 +46,7 @@ fn key_place(node: &Node, name: &str) -> Option<Place> {
 }
 
 fn in_our_words(message: &str) -> String {
-    match message
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.split_once('`'))
-    {
+    match message.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')) {
         Some((key, _)) => format!("the key `{key}` is missing"),
         None => message.to_owned(),
     }

@@ -24,17 +24,8 @@ pub struct Voice {
 impl Values {
     /// Merges the layers: maps deeply, everything else (lists too) as a whole.
     pub fn new(layers: Vec<Node>) -> Self {
-        let empty = Node {
-            place: Place {
-                file: "(none)".into(),
-                line: 1,
-                column: 1,
-            },
-            data: Data::Map(Vec::new()),
-        };
-        let merged = layers
-            .iter()
-            .fold(empty, |below, above| merge(below, above));
+        let empty = Node { place: Place { file: "(none)".into(), line: 1, column: 1 }, data: Data::Map(Vec::new()) };
+        let merged = layers.iter().fold(empty, merge);
         Self { layers, merged }
     }
 
@@ -74,11 +65,7 @@ impl Values {
             match &node.data {
                 Data::Map(entries) if !entries.is_empty() => {
                     for (key, value) in entries {
-                        let path = if prefix.is_empty() {
-                            key.name.clone()
-                        } else {
-                            format!("{prefix}.{}", key.name)
-                        };
+                        let path = if prefix.is_empty() { key.name.clone() } else { format!("{prefix}.{}", key.name) };
                         walk(&path, value, keys);
                     }
                 }
@@ -103,10 +90,7 @@ fn merge(below: Node, above: &Node) -> Node {
                     None => entries.push((key.clone(), value.clone())),
                 }
             }
-            Node {
-                place: above.place.clone(),
-                data: Data::Map(entries),
-            }
+            Node { place: above.place.clone(), data: Data::Map(entries) }
         }
         _ => above.clone(),
     }
@@ -117,38 +101,23 @@ fn merge(below: Node, above: &Node) -> Node {
 /// # Errors
 /// An argument without `=`, with an empty key, or with a value that is not YAML.
 pub fn from_arguments(arguments: &[String]) -> Result<Node, Diagnostic> {
-    let mut layer = Node {
-        place: set_place(0),
-        data: Data::Map(Vec::new()),
-    };
+    let mut layer = Node { place: set_place(0), data: Data::Map(Vec::new()) };
     for (index, argument) in arguments.iter().enumerate() {
         let place = set_place(index);
         let (key, text) = argument.split_once('=').ok_or_else(|| {
-            Diagnostic::at(place.clone(), format!("`--set {argument}` has no `=`"))
-                .hint("write --set key.path=value")
+            Diagnostic::at(place.clone(), format!("`--set {argument}` has no `=`")).hint("write --set key.path=value")
         })?;
         if key.split('.').any(|part| part.trim().is_empty()) {
-            return Err(Diagnostic::at(
-                place,
-                format!("`--set {argument}` has an empty key"),
-            ));
+            return Err(Diagnostic::at(place, format!("`--set {argument}` has an empty key")));
         }
         let value = match text {
             "" => Value::String(String::new()),
-            _ => yaml::parse("--set", text)
-                .map_err(|error| Diagnostic::at(place.clone(), error.message))?
-                .to_json(),
+            _ => yaml::parse("--set", text).map_err(|error| Diagnostic::at(place.clone(), error.message))?.to_json(),
         };
         let leaf = Node::from_json(&value, &place);
         let nested = key.rsplit('.').fold(leaf, |inner, name| Node {
             place: place.clone(),
-            data: Data::Map(vec![(
-                Key {
-                    place: place.clone(),
-                    name: name.to_owned(),
-                },
-                inner,
-            )]),
+            data: Data::Map(vec![(Key { place: place.clone(), name: name.to_owned() }, inner)]),
         });
         layer = merge(layer, &nested);
     }
@@ -156,11 +125,7 @@ pub fn from_arguments(arguments: &[String]) -> Result<Node, Diagnostic> {
 }
 
 fn set_place(index: usize) -> Place {
-    Place {
-        file: "--set".into(),
-        line: index as u32 + 1,
-        column: 1,
-    }
+    Place { file: "--set".into(), line: index as u32 + 1, column: 1 }
 }
 
 #[cfg(test)]
@@ -169,11 +134,7 @@ mod tests {
     use super::*;
 
     fn layers() -> Values {
-        let defaults = yaml::parse(
-            "defaults.yml",
-            "k3s:\n  version: v1\n  disable: [a, b]\nname: x\n",
-        )
-        .unwrap();
+        let defaults = yaml::parse("defaults.yml", "k3s:\n  version: v1\n  disable: [a, b]\nname: x\n").unwrap();
         let inventory = yaml::parse("prod.yml", "k3s:\n  disable: [c]\n").unwrap();
         let set = from_arguments(&["k3s.version=v2".into(), "deep.er=3".into()]).unwrap();
         Values::new(vec![defaults, inventory, set])
@@ -188,34 +149,15 @@ mod tests {
     #[test]
     fn explain_names_winner_and_losers() {
         let voices = layers().explain("k3s.version").unwrap();
-        let told: Vec<_> = voices
-            .iter()
-            .map(|v| (v.place.to_string(), v.won))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("defaults.yml:2:12".to_owned(), false),
-                ("--set:1:1".to_owned(), true)
-            ]
-        );
+        let told: Vec<_> = voices.iter().map(|v| (v.place.to_string(), v.won)).collect();
+        assert_eq!(told, [("defaults.yml:2:12".to_owned(), false), ("--set:1:1".to_owned(), true)]);
         let error = layers().explain("k3s.versoin").unwrap_err();
         assert_eq!(error.hint.as_deref(), Some("did you mean \"k3s.version\"?"));
     }
 
     #[test]
     fn bad_arguments() {
-        assert!(
-            from_arguments(&["novalue".into()])
-                .unwrap_err()
-                .message
-                .contains("has no `=`")
-        );
-        assert!(
-            from_arguments(&["a..b=1".into()])
-                .unwrap_err()
-                .message
-                .contains("empty key")
-        );
+        assert!(from_arguments(&["novalue".into()]).unwrap_err().message.contains("has no `=`"));
+        assert!(from_arguments(&["a..b=1".into()]).unwrap_err().message.contains("empty key"));
     }
 }

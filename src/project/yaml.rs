@@ -72,10 +72,7 @@ impl Node {
             Data::String(s) => Value::String(s.clone()),
             Data::List(items) => Value::Array(items.iter().map(Node::to_json).collect()),
             Data::Map(entries) => Value::Object(
-                entries
-                    .iter()
-                    .map(|(key, node)| (key.name.clone(), node.to_json()))
-                    .collect::<Map<_, _>>(),
+                entries.iter().map(|(key, node)| (key.name.clone(), node.to_json())).collect::<Map<_, _>>(),
             ),
         }
     }
@@ -87,31 +84,17 @@ impl Node {
             Value::Bool(b) => Data::Bool(*b),
             Value::Number(n) => Data::Number(n.clone()),
             Value::String(s) => Data::String(s.clone()),
-            Value::Array(items) => Data::List(
-                items
-                    .iter()
-                    .map(|item| Node::from_json(item, place))
-                    .collect(),
-            ),
+            Value::Array(items) => Data::List(items.iter().map(|item| Node::from_json(item, place)).collect()),
             Value::Object(entries) => Data::Map(
                 entries
                     .iter()
                     .map(|(name, value)| {
-                        (
-                            Key {
-                                place: place.clone(),
-                                name: name.clone(),
-                            },
-                            Node::from_json(value, place),
-                        )
+                        (Key { place: place.clone(), name: name.clone() }, Node::from_json(value, place))
                     })
                     .collect(),
             ),
         };
-        Node {
-            place: place.clone(),
-            data,
-        }
+        Node { place: place.clone(), data }
     }
 
     /// The place of what a `serde_path_to_error` path points at; the deepest part that exists.
@@ -150,28 +133,13 @@ impl Node {
 /// # Errors
 /// Syntax errors and repeated keys, with their place.
 pub fn parse(file: &str, text: &str) -> Result<Node, Diagnostic> {
-    if text.lines().all(|line| {
-        line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim() == "---"
-    }) {
-        return Ok(Node {
-            place: Place {
-                file: file.into(),
-                line: 1,
-                column: 1,
-            },
-            data: Data::Map(Vec::new()),
-        });
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim() == "---") {
+        return Ok(Node { place: Place { file: file.into(), line: 1, column: 1 }, data: Data::Map(Vec::new()) });
     }
     let options = serde_yaml::options! { strict_booleans: true };
     let raw: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
-        let place = error
-            .location()
-            .map_or((1, 1), |at| (at.line() as u32, at.column() as u32));
-        let place = Place {
-            file: file.into(),
-            line: place.0.max(1),
-            column: place.1.max(1),
-        };
+        let place = error.location().map_or((1, 1), |at| (at.line() as u32, at.column() as u32));
+        let place = Place { file: file.into(), line: place.0.max(1), column: place.1.max(1) };
         Diagnostic::at(place, first_line(&error.without_snippet().to_string()))
     })?;
     Ok(node(file, raw))
@@ -182,11 +150,7 @@ fn first_line(text: &str) -> String {
 }
 
 fn place(file: &str, location: serde_yaml::Location) -> Place {
-    Place {
-        file: file.into(),
-        line: location.line().max(1) as u32,
-        column: location.column().max(1) as u32,
-    }
+    Place { file: file.into(), line: location.line().max(1) as u32, column: location.column().max(1) as u32 }
 }
 
 fn node(file: &str, raw: Spanned<Raw>) -> Node {
@@ -199,22 +163,11 @@ fn node(file: &str, raw: Spanned<Raw>) -> Node {
         Raw::Map(entries) => Data::Map(
             entries
                 .into_iter()
-                .map(|(key, value)| {
-                    (
-                        Key {
-                            place: place(file, key.referenced),
-                            name: key.value,
-                        },
-                        node(file, value),
-                    )
-                })
+                .map(|(key, value)| (Key { place: place(file, key.referenced), name: key.value }, node(file, value)))
                 .collect(),
         ),
     };
-    Node {
-        place: place(file, raw.referenced),
-        data,
-    }
+    Node { place: place(file, raw.referenced), data }
 }
 
 /// The tree as the deserializer gives it.
@@ -267,9 +220,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
-        Number::from_f64(value)
-            .map(Raw::Number)
-            .ok_or_else(|| E::custom("infinity and NaN cannot be used here"))
+        Number::from_f64(value).map(Raw::Number).ok_or_else(|| E::custom("infinity and NaN cannot be used here"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
@@ -304,9 +255,7 @@ mod tests {
         let (key, value) = tree.entry("stage").unwrap();
         assert_eq!((key.place.line, key.place.column), (1, 1));
         assert_eq!((value.place.line, value.place.column), (1, 8));
-        let Data::List(items) = &tree.get("needs").unwrap().data else {
-            panic!("not a list")
-        };
+        let Data::List(items) = &tree.get("needs").unwrap().data else { panic!("not a list") };
         assert_eq!((items[0].place.line, items[0].place.column), (3, 5));
         assert_eq!(items[1].to_json(), serde_json::json!({"x": 1}));
     }

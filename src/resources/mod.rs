@@ -142,11 +142,7 @@ impl<R: Resource> AnyResource for R {
             Observed::Pending(reason) => Planned::Pending(reason),
             Observed::Known(state) => {
                 let diff = self.diff(&state);
-                if diff.is_empty() {
-                    Planned::InSync
-                } else {
-                    Planned::Change(diff)
-                }
+                if diff.is_empty() { Planned::InSync } else { Planned::Change(diff) }
             }
         })
     }

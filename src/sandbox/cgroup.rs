@@ -36,16 +36,12 @@ pub(super) fn paths_for(machine: &str) -> Result<Vec<PathBuf>> {
 
 fn hierarchies() -> Result<Vec<Hierarchy>> {
     let own = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
-    let mounts =
-        fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     Ok(parse_hierarchies(&own, &mounts))
 }
 
 fn parse_hierarchies(own: &str, mountinfo: &str) -> Vec<Hierarchy> {
-    let own: Vec<(&str, &str)> = own
-        .lines()
-        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
-        .collect();
+    let own: Vec<(&str, &str)> = own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();
     let v2_only = own.iter().all(|(kind, _)| kind.is_empty());
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {
@@ -54,8 +50,7 @@ fn parse_hierarchies(own: &str, mountinfo: &str) -> Vec<Hierarchy> {
         };
         let mount: Vec<_> = mount.split(' ').collect();
         let filesystem: Vec<_> = filesystem.split(' ').collect();
-        let ([_, _, _, root, point, ..], [fs_type, _, options]) = (&mount[..], &filesystem[..])
-        else {
+        let ([_, _, _, root, point, ..], [fs_type, _, options]) = (&mount[..], &filesystem[..]) else {
             continue;
         };
         if !point.starts_with(MOUNT_POINT) || !matches!(*fs_type, "cgroup" | "cgroup2") {
@@ -74,10 +69,8 @@ fn parse_hierarchies(own: &str, mountinfo: &str) -> Vec<Hierarchy> {
         // with processes of its own (ours) cannot hand controllers down.
         let below = if v2_only { "/" } else { *path };
         let below = below.strip_prefix(*root).unwrap_or("");
-        found.push(Hierarchy {
-            kind: (*kind).to_owned(),
-            parent: Path::new(point).join(below.trim_start_matches('/')),
-        });
+        found
+            .push(Hierarchy { kind: (*kind).to_owned(), parent: Path::new(point).join(below.trim_start_matches('/')) });
     }
     found
 }
@@ -86,8 +79,7 @@ fn parse_hierarchies(own: &str, mountinfo: &str) -> Vec<Hierarchy> {
 pub(super) fn create(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         for dir in [path.clone(), path.join("loop"), path.join("host")] {
-            fs::create_dir(&dir)
-                .with_context(|| format!("cannot make the cgroup {}", dir.display()))?;
+            fs::create_dir(&dir).with_context(|| format!("cannot make the cgroup {}", dir.display()))?;
             inherit(&dir)?;
         }
     }
@@ -104,13 +96,10 @@ fn inherit(dir: &Path) -> Result<()> {
             continue;
         }
         let value = fs::read_to_string(parent.join(file))?;
-        fs::write(dir.join(file), value)
-            .with_context(|| format!("cannot set {file} of {}", dir.display()))?;
+        fs::write(dir.join(file), value).with_context(|| format!("cannot set {file} of {}", dir.display()))?;
     }
     if let Ok(controllers) = fs::read_to_string(dir.join("cgroup.controllers"))
-        && dir
-            .file_name()
-            .is_some_and(|name| name != "loop" && name != "host")
+        && dir.file_name().is_some_and(|name| name != "loop" && name != "host")
     {
         for controller in controllers.split_whitespace() {
             // Best effort: what cannot be handed down is missing inside, as it would be on a small machine.
@@ -124,8 +113,7 @@ fn inherit(dir: &Path) -> Result<()> {
 pub(super) fn find(machine: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, machine: &str, depth: u8, found: &mut Vec<PathBuf>) {
         for child in children(dir) {
-            if child.file_name().is_some_and(|name| name == machine) && child.join("loop").is_dir()
-            {
+            if child.file_name().is_some_and(|name| name == machine) && child.join("loop").is_dir() {
                 found.push(child);
             } else if depth > 0 {
                 walk(&child, machine, depth - 1, found);
@@ -168,11 +156,7 @@ pub(super) fn destroy(paths: &[PathBuf]) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!(
-                "cannot remove the cgroup {}; processes left in it: {:?}",
-                left[0].display(),
-                processes(paths)
-            );
+            bail!("cannot remove the cgroup {}; processes left in it: {:?}", left[0].display(), processes(paths));
         }
         sleep(Duration::from_millis(20));
     }
@@ -198,11 +182,7 @@ fn children(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]
@@ -210,10 +190,7 @@ mod tests {
     use super::*;
 
     fn parents(own: &str, mounts: &str) -> Vec<(String, String)> {
-        parse_hierarchies(own, mounts)
-            .into_iter()
-            .map(|h| (h.kind, h.parent.display().to_string()))
-            .collect()
+        parse_hierarchies(own, mounts).into_iter().map(|h| (h.kind, h.parent.display().to_string())).collect()
     }
 
     #[test]
@@ -243,19 +220,13 @@ mod tests {
     fn unified_machine_uses_the_top() {
         let own = "0::/user.slice/session-1.scope\n";
         let mounts = "30 20 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(
-            parents(own, mounts),
-            [(String::new(), "/sys/fs/cgroup/".to_owned())]
-        );
+        assert_eq!(parents(own, mounts), [(String::new(), "/sys/fs/cgroup/".to_owned())]);
     }
 
     #[test]
     fn a_mount_of_a_part_of_the_hierarchy_is_taken_relative_to_that_part() {
         let own = "4:memory:/docker/abc/job\n0::/\n";
         let mounts = "32 30 0:30 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
-        assert_eq!(
-            parents(own, mounts),
-            [("memory".to_owned(), "/sys/fs/cgroup/memory/job".to_owned())]
-        );
+        assert_eq!(parents(own, mounts), [("memory".to_owned(), "/sys/fs/cgroup/memory/job".to_owned())]);
     }
 }

@@ -15,11 +15,7 @@ use super::tool::run;
 const BLOCK_BEGIN: &str = "# begin: other sandbox hosts";
 const BLOCK_END: &str = "# end: other sandbox hosts";
 /// Users that the generated key opens, with their home folders.
-const USERS: [(&str, &str); 3] = [
-    ("root", "root"),
-    ("ops", "home/ops"),
-    ("plain", "home/plain"),
-];
+const USERS: [(&str, &str); 3] = [("root", "root"), ("ops", "home/ops"), ("plain", "home/plain")];
 
 /// The private key that opens the host whose directory is `host_dir`.
 pub(super) fn identity_file(host_dir: &Path) -> PathBuf {
@@ -35,31 +31,22 @@ pub(super) fn personalise(host_dir: &Path, name: &str, address: Ipv4Addr) -> Res
     let root = host_dir.join("rootfs");
     let host_key = key_pair(&root.join("etc/ssh/ssh_host_ed25519_key"), name)?;
     let user_key = key_pair(&identity_file(host_dir), "provision sandbox")?;
-    write_new(
-        &known_hosts(host_dir),
-        format!("{address} {host_key}\n").as_bytes(),
-        0o644,
-    )?;
+    write_new(&known_hosts(host_dir), format!("{address} {host_key}\n").as_bytes(), 0o644)?;
     for (user, home) in USERS {
         let home = root.join(home);
         let ssh = home.join(".ssh");
         let authorized = ssh.join("authorized_keys");
         write_new(&authorized, format!("{user_key}\n").as_bytes(), 0o600)?;
-        let owner = fs::metadata(&home)
-            .with_context(|| format!("user {user} has no home in the root filesystem"))?;
+        let owner = fs::metadata(&home).with_context(|| format!("user {user} has no home in the root filesystem"))?;
         use std::os::unix::fs::{MetadataExt, PermissionsExt};
         fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700))?;
         for path in [&ssh, &authorized] {
             std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))?;
         }
     }
-    let machine_id = fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .context("cannot read a random machine id")?
-        .replace('-', "");
-    let network = format!(
-        "ADDRESS={address}\nPREFIX={PREFIX}\nGATEWAY={}\n",
-        gateway(address)
-    );
+    let machine_id =
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot read a random machine id")?.replace('-', "");
+    let network = format!("ADDRESS={address}\nPREFIX={PREFIX}\nGATEWAY={}\n", gateway(address));
     for (path, content) in [
         ("etc/hostname", format!("{name}\n")),
         // Not the "uninitialized" that would make this a first boot, with all its waiting.
@@ -79,20 +66,8 @@ pub(super) fn personalise(host_dir: &Path, name: &str, address: Ipv4Addr) -> Res
 /// Generates an ed25519 key pair at `path` (0600) and returns the public part, without comment.
 fn key_pair(path: &Path, comment: &str) -> Result<String> {
     let file = path.to_string_lossy();
-    run(&[
-        "ssh-keygen",
-        "-q",
-        "-t",
-        "ed25519",
-        "-N",
-        "",
-        "-C",
-        comment,
-        "-f",
-        &file,
-    ])?;
-    let public = fs::read_to_string(path.with_extension("pub"))
-        .with_context(|| format!("cannot read {file}.pub"))?;
+    run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", &file])?;
+    let public = fs::read_to_string(path.with_extension("pub")).with_context(|| format!("cannot read {file}.pub"))?;
     match public.split_whitespace().collect::<Vec<_>>()[..] {
         [kind, key, ..] => Ok(format!("{kind} {key}")),
         _ => bail!("{file}.pub is not a public key"),
@@ -110,13 +85,12 @@ fn hosts_file(name: &str, address: Ipv4Addr) -> String {
 pub(super) fn update_peers(host_dir: &Path, peers: &[(String, Ipv4Addr)]) -> Result<()> {
     let etc = host_dir.join("rootfs/etc");
     let hosts = etc.join("hosts");
-    let plain = fs::symlink_metadata(&etc).is_ok_and(|m| m.is_dir())
-        && fs::symlink_metadata(&hosts).is_ok_and(|m| m.is_file());
+    let plain =
+        fs::symlink_metadata(&etc).is_ok_and(|m| m.is_dir()) && fs::symlink_metadata(&hosts).is_ok_and(|m| m.is_file());
     if !plain {
         bail!("{} is not a plain file: not touched", hosts.display());
     }
-    let old =
-        fs::read_to_string(&hosts).with_context(|| format!("cannot read {}", hosts.display()))?;
+    let old = fs::read_to_string(&hosts).with_context(|| format!("cannot read {}", hosts.display()))?;
     let new = with_peers(&old, peers);
     if new != old {
         replace_file(&hosts, new.as_bytes(), 0o644)?;
@@ -183,13 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("id_ed25519");
         let public = key_pair(&path, "c").unwrap();
-        assert!(
-            public.starts_with("ssh-ed25519 AAAA") && !public.ends_with(" c"),
-            "{public}"
-        );
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert!(public.starts_with("ssh-ed25519 AAAA") && !public.ends_with(" c"), "{public}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

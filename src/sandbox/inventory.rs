@@ -35,8 +35,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
 
 /// Writes `path` for `hosts` (state and directory of each), or removes it when there are none.
 pub(super) fn write(path: &Path, hosts: &[(State, &Path)]) -> Result<()> {
-    let ours =
-        || fs::read_to_string(path).is_ok_and(|text| text.lines().next() == Some(FIRST_LINE));
+    let ours = || fs::read_to_string(path).is_ok_and(|text| text.lines().next() == Some(FIRST_LINE));
     if hosts.is_empty() {
         if ours() {
             fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -80,12 +79,8 @@ fn scalar(text: &str) -> String {
         || text.starts_with("../");
     let plain = starts_well
         && !text.ends_with(' ')
-        && !OTHER_MEANING
-            .iter()
-            .any(|word| text.eq_ignore_ascii_case(word))
-        && text.chars().all(|c| {
-            c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | '=' | ' ')
-        });
+        && !OTHER_MEANING.iter().any(|word| text.eq_ignore_ascii_case(word))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | '=' | ' '));
     if plain {
         text.to_owned()
     } else {
@@ -124,14 +119,8 @@ values:
 
     #[test]
     fn several_hosts_stand_in_the_order_of_their_making_and_share_the_overlay() {
-        let text = text(&[
-            (example("a-2", 3), Path::new("/c/a-2")),
-            (example("b-1", 2), Path::new("/c/b-1")),
-        ]);
-        assert!(
-            text.find("b-1:").unwrap() < text.find("a-2:").unwrap(),
-            "{text}"
-        );
+        let text = text(&[(example("a-2", 3), Path::new("/c/a-2")), (example("b-1", 2), Path::new("/c/b-1"))]);
+        assert!(text.find("b-1:").unwrap() < text.find("a-2:").unwrap(), "{text}");
         assert_eq!(text.matches("artifacts.yml").count(), 1);
     }
 
@@ -152,12 +141,7 @@ values:
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sandbox.yml");
         fs::write(&path, "hosts: {}\n").unwrap();
-        assert!(
-            check(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("not overwritten")
-        );
+        assert!(check(&path).unwrap_err().to_string().contains("not overwritten"));
         write(&path, &[]).unwrap();
         assert!(path.exists());
     }
@@ -176,12 +160,7 @@ values:
 
     #[test]
     fn a_missing_folder_is_named() {
-        let error = check(Path::new("/no/such/inventory/sandbox.yml"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("there is no folder /no/such/inventory"),
-            "{error}"
-        );
+        let error = check(Path::new("/no/such/inventory/sandbox.yml")).unwrap_err().to_string();
+        assert!(error.contains("there is no folder /no/such/inventory"), "{error}");
     }
 }

@@ -27,13 +27,8 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(90);
 pub(super) fn start(state: &State, host_dir: &Path) -> Result<Process> {
     cgroup::create(&state.cgroups)?;
     let cgroup_list = host_dir.join("cgroups");
-    let lines: String = state
-        .cgroups
-        .iter()
-        .map(|path| format!("{}\n", path.display()))
-        .collect();
-    fs::write(&cgroup_list, lines)
-        .with_context(|| format!("cannot write {}", cgroup_list.display()))?;
+    let lines: String = state.cgroups.iter().map(|path| format!("{}\n", path.display())).collect();
+    fs::write(&cgroup_list, lines).with_context(|| format!("cannot write {}", cgroup_list.display()))?;
     let pid_file = host_dir.join("leader.pid");
     let log = File::create(console_log(host_dir)).context("cannot make the console log")?;
     let mut command = Command::new("setsid");
@@ -41,19 +36,11 @@ pub(super) fn start(state: &State, host_dir: &Path) -> Result<Process> {
         .args(["--fork", "sh", "-c", SUPERVISE, "sh"])
         .args([&cgroup_list, &pid_file])
         .arg("systemd-nspawn")
-        .args(nspawn_arguments(state, host_dir, |device| {
-            Path::new(device).exists()
-        }))
+        .args(nspawn_arguments(state, host_dir, |device| Path::new(device).exists()))
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         // Which cgroup layout the host sees: the one of this machine, as the kernel is shared.
-        .env(
-            "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY",
-            if cgroup::is_v2_only()? { "1" } else { "0" },
-        )
+        .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", if cgroup::is_v2_only()? { "1" } else { "0" })
         // /proc/sys and /sys writable, as on a real machine.
         .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1")
         .current_dir("/")
@@ -128,10 +115,7 @@ pub(super) fn wait_for_ssh(leader: Process, address: Ipv4Addr, host_dir: &Path) 
             Err(error) => error.to_string(),
         };
         if !leader.is_alive() {
-            bail!(
-                "the host stopped while it booted\n{}",
-                console_tail(host_dir)
-            );
+            bail!("the host stopped while it booted\n{}", console_tail(host_dir));
         }
         if Instant::now() > deadline {
             bail!(
@@ -243,9 +227,7 @@ mod tests {
     #[test]
     fn only_devices_that_exist_are_bound() {
         let state = example("node-1", 5);
-        let with = |device: &'static str| {
-            nspawn_arguments(&state, Path::new("/c/node-1"), move |d| d == device)
-        };
+        let with = |device: &'static str| nspawn_arguments(&state, Path::new("/c/node-1"), move |d| d == device);
         let arguments = with("/dev/kmsg");
         assert!(arguments.contains(&"--bind=/dev/kmsg".to_owned()));
         assert!(!arguments.contains(&"--bind=/dev/fuse".to_owned()));
@@ -262,10 +244,7 @@ mod tests {
 3 2 8:1 / /c/a/x\\040y rw - tmpfs t rw
 4 1 8:1 / /c/ab rw - tmpfs t rw
 ";
-        assert_eq!(
-            mount_points_below(info, Path::new("/c/a")),
-            [PathBuf::from("/c/a/x y"), PathBuf::from("/c/a")]
-        );
+        assert_eq!(mount_points_below(info, Path::new("/c/a")), [PathBuf::from("/c/a/x y"), PathBuf::from("/c/a")]);
     }
 
     #[test]

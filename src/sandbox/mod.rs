@@ -101,11 +101,7 @@ impl Sandbox {
     /// # Errors
     /// When neither variable is set.
     pub fn from_environment() -> Result<Self> {
-        let set = |name| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let base = set("XDG_CACHE_HOME")
             .filter(|path| path.is_absolute())
             .or_else(|| set("HOME").map(|home| home.join(".cache")))
@@ -165,9 +161,7 @@ impl Sandbox {
         });
         if let Err(error) = &done {
             progress("removing what was made so far");
-            if let Err(second) = self
-                .remove(&lock, &options.name, progress)
-                .and_then(|()| lock.disconnect_if_unused())
+            if let Err(second) = self.remove(&lock, &options.name, progress).and_then(|()| lock.disconnect_if_unused())
             {
                 bail!(
                     "sandbox host {} did not come up: {error:#}\nand its remains could not be removed: {second:#}",
@@ -201,9 +195,7 @@ impl Sandbox {
             host_key: String::new(),
             inventory,
             artifacts: options.artifacts.clone(),
-            created: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs()),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         };
         let dir = self.host_dir(&options.name);
         fs::DirBuilder::new()
@@ -229,10 +221,7 @@ impl Sandbox {
         progress("waiting until all services run");
         let failed = ssh::wait_booted(dir, state.address)?;
         if !failed.is_empty() {
-            progress(&format!(
-                "it is up, but these units failed: {}",
-                failed.join(", ")
-            ));
+            progress(&format!("it is up, but these units failed: {}", failed.join(", ")));
         }
         state.phase = Phase::Running;
         state.write(dir)
@@ -250,10 +239,7 @@ impl Sandbox {
             && state.status() == Status::Starting
             && state.owner != Process::current()?
         {
-            bail!(
-                "{name} is being made right now by process {}: stop that process first",
-                state.owner.pid
-            );
+            bail!("{name} is being made right now by process {}: stop that process first", state.owner.pid);
         }
         progress(&format!("removing {name}"));
         self.remove(&lock, name, progress)?;
@@ -277,13 +263,7 @@ impl Sandbox {
                     created: Some(state.created),
                     name,
                 },
-                _ => HostStatus {
-                    name,
-                    status: Status::Dead,
-                    address: None,
-                    inventory: None,
-                    created: None,
-                },
+                _ => HostStatus { name, status: Status::Dead, address: None, inventory: None, created: None },
             })
             .collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
@@ -336,10 +316,7 @@ impl Sandbox {
         }
         for host in self.list()? {
             if host.status == Status::Dead {
-                progress(&format!(
-                    "removing what a stopped or killed run left of {}",
-                    host.name
-                ));
+                progress(&format!("removing what a stopped or killed run left of {}", host.name));
                 self.remove(lock, &host.name, progress)?;
                 removed += 1;
             }
@@ -369,14 +346,8 @@ impl Sandbox {
         }
         let state = known.ok().flatten();
         let claims = lock.claims();
-        let claimed = claims
-            .iter()
-            .find(|(_, owner)| *owner == dir)
-            .map(|(address, _)| *address);
-        let leader = state
-            .as_ref()
-            .and_then(|state| state.leader)
-            .filter(|leader| leader.is_alive());
+        let claimed = claims.iter().find(|(_, owner)| *owner == dir).map(|(address, _)| *address);
+        let leader = state.as_ref().and_then(|state| state.leader).filter(|leader| leader.is_alive());
         let cgroups = match (&state, claimed) {
             (Some(state), _) if claimed.is_some() || leader.is_some() => state.cgroups.clone(),
             (None, Some(address)) => cgroup::find(&network::machine(address)),
@@ -415,10 +386,7 @@ impl Sandbox {
                 .collect();
             // A host that its user has bent is no reason to fail another one.
             if let Err(error) = guest::update_peers(&self.host_dir(&state.name), &peers) {
-                progress(&format!(
-                    "{} does not learn the others' names: {error:#}",
-                    state.name
-                ));
+                progress(&format!("{} does not learn the others' names: {error:#}", state.name));
             }
         }
         Ok(())
@@ -431,10 +399,7 @@ impl Sandbox {
             .filter(|state| state.inventory == path)
             .map(|state| (self.host_dir(&state.name), state))
             .collect();
-        let hosts: Vec<_> = hosts
-            .iter()
-            .map(|(dir, state)| (state.clone(), dir.as_path()))
-            .collect();
+        let hosts: Vec<_> = hosts.iter().map(|(dir, state)| (state.clone(), dir.as_path())).collect();
         inventory::write(path, &hosts)
     }
 
@@ -453,10 +418,7 @@ impl Sandbox {
     fn names(&self) -> Result<Vec<String>> {
         let dir = self.hosts_dir();
         match fs::read_dir(&dir) {
-            Ok(entries) => Ok(entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().into_string().ok())
-                .collect()),
+            Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", dir.display())),
         }
@@ -485,9 +447,7 @@ impl Sandbox {
                 "sandbox host {name} is still being made (by process {}): try again when it is up",
                 state.owner.pid
             ),
-            _ => bail!(
-                "sandbox host {name} has stopped: `provision sandbox up {name}` makes a new, blank one"
-            ),
+            _ => bail!("sandbox host {name} has stopped: `provision sandbox up {name}` makes a new, blank one"),
         }
     }
 

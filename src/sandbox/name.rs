@@ -11,14 +11,8 @@ pub(super) fn validate(name: &str) -> Result<()> {
     let reason = if name.is_empty() {
         "is empty".to_owned()
     } else if name.len() > LONGEST {
-        format!(
-            "has {} characters, at most {LONGEST} are allowed",
-            name.len()
-        )
-    } else if let Some(bad) = name
-        .chars()
-        .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-'))
-    {
+        format!("has {} characters, at most {LONGEST} are allowed", name.len())
+    } else if let Some(bad) = name.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-')) {
         format!("contains {bad:?}")
     } else if name.starts_with('-') || name.ends_with('-') {
         "begins or ends with '-'".to_owned()

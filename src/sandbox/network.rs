@@ -53,21 +53,16 @@ impl Lock {
         let path = dir.join("lock");
         let deadline = Instant::now() + patience;
         loop {
-            fs::create_dir_all(dir.join("addresses"))
-                .with_context(|| format!("cannot make {}", dir.display()))?;
+            fs::create_dir_all(dir.join("addresses")).with_context(|| format!("cannot make {}", dir.display()))?;
             // Whoever removes the last host removes the folder: then start over.
             if let Ok(file) = File::create(&path) {
                 match file.try_lock() {
                     Ok(()) if same_file(&file, &path) => {
-                        return Ok(Self {
-                            _file: file,
-                            dir: dir.to_owned(),
-                        });
+                        return Ok(Self { _file: file, dir: dir.to_owned() });
                     }
                     Ok(()) | Err(TryLockError::WouldBlock) => {}
                     Err(TryLockError::Error(error)) => {
-                        return Err(error)
-                            .with_context(|| format!("cannot lock {}", path.display()));
+                        return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                     }
                 }
             }
@@ -107,11 +102,7 @@ impl Lock {
             Some(subnet) => subnet,
             None => choose_subnet(&used_networks()?)?,
         };
-        let taken: Vec<_> = self
-            .claims()
-            .into_iter()
-            .map(|(address, _)| address)
-            .collect();
+        let taken: Vec<_> = self.claims().into_iter().map(|(address, _)| address).collect();
         choose_address(subnet, &taken)
     }
 
@@ -134,25 +125,9 @@ impl Lock {
     pub fn connect(&self, gateway: Ipv4Addr) -> Result<()> {
         if !link_exists(BRIDGE) {
             // A fixed hardware address: else it changes as hosts come and go, and neighbours lose the gateway.
-            run(&[
-                "ip",
-                "link",
-                "add",
-                BRIDGE,
-                "address",
-                "02:70:76:62:72:30",
-                "type",
-                "bridge",
-            ])?;
+            run(&["ip", "link", "add", BRIDGE, "address", "02:70:76:62:72:30", "type", "bridge"])?;
         }
-        run(&[
-            "ip",
-            "address",
-            "replace",
-            &format!("{gateway}/{PREFIX}"),
-            "dev",
-            BRIDGE,
-        ])?;
+        run(&["ip", "address", "replace", &format!("{gateway}/{PREFIX}"), "dev", BRIDGE])?;
         run(&["ip", "link", "set", BRIDGE, "up"])?;
         let forward = fs::read_to_string(IP_FORWARD).context("cannot read ip_forward")?;
         if forward.trim() == "0" {
@@ -192,8 +167,7 @@ impl Lock {
         if self.dir.join("ip_forward_was_off").exists() {
             fs::write(IP_FORWARD, "0").context("cannot switch ip_forward off again")?;
         }
-        fs::remove_dir_all(&self.dir)
-            .with_context(|| format!("cannot remove {}", self.dir.display()))
+        fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))
     }
 }
 
@@ -231,25 +205,11 @@ fn rules(gateway: Ipv4Addr) -> Vec<Rule> {
     let network = format!("{a}.{b}.{c}.0/{PREFIX}");
     let spec = |matches: &[&str], target: &str| -> Vec<String> {
         let comment = ["-m", "comment", "--comment", COMMENT, "-j", target];
-        matches
-            .iter()
-            .chain(&comment)
-            .map(|s| (*s).to_owned())
-            .collect()
+        matches.iter().chain(&comment).map(|s| (*s).to_owned()).collect()
     };
-    let rule = |table, verb, chain, spec| Rule {
-        table,
-        verb,
-        chain,
-        spec,
-    };
+    let rule = |table, verb, chain, spec| Rule { table, verb, chain, spec };
     vec![
-        rule(
-            "nat",
-            "-A",
-            "POSTROUTING",
-            spec(&["-s", &network, "!", "-d", &network], "MASQUERADE"),
-        ),
+        rule("nat", "-A", "POSTROUTING", spec(&["-s", &network, "!", "-d", &network], "MASQUERADE")),
         rule("filter", "-I", "FORWARD", spec(&["-i", BRIDGE], "ACCEPT")),
         rule("filter", "-I", "FORWARD", spec(&["-o", BRIDGE], "ACCEPT")),
     ]
@@ -259,9 +219,7 @@ fn rules(gateway: Ipv4Addr) -> Vec<Rule> {
 fn is_ours(line: &str) -> bool {
     let words: Vec<_> = line.split_whitespace().collect();
     words.first() == Some(&"-A")
-        && words
-            .windows(2)
-            .any(|pair| pair[0] == "--comment" && pair[1].trim_matches('"') == COMMENT)
+        && words.windows(2).any(|pair| pair[0] == "--comment" && pair[1].trim_matches('"') == COMMENT)
 }
 
 fn bridge_subnet() -> Result<Option<[u8; 3]>> {
@@ -270,10 +228,7 @@ fn bridge_subnet() -> Result<Option<[u8; 3]>> {
     }
     let text = run(&["ip", "-4", "-o", "address", "show", "dev", BRIDGE])?;
     Ok(text.lines().find_map(|line| {
-        let mut words = line
-            .split_whitespace()
-            .skip_while(|word| *word != "inet")
-            .skip(1);
+        let mut words = line.split_whitespace().skip_while(|word| *word != "inet").skip(1);
         let address: Ipv4Addr = words.next()?.split('/').next()?.parse().ok()?;
         let [a, b, c, _] = address.octets();
         Some([a, b, c])
@@ -282,20 +237,11 @@ fn bridge_subnet() -> Result<Option<[u8; 3]>> {
 
 /// Destinations of all routes but the default one, as first and last address.
 fn used_networks() -> Result<Vec<(u32, u32)>> {
-    Ok(parse_routes(&run(&[
-        "ip", "-4", "route", "show", "table", "all",
-    ])?))
+    Ok(parse_routes(&run(&["ip", "-4", "route", "show", "table", "all"])?))
 }
 
 fn parse_routes(text: &str) -> Vec<(u32, u32)> {
-    const KINDS: [&str; 6] = [
-        "local",
-        "broadcast",
-        "unicast",
-        "unreachable",
-        "blackhole",
-        "prohibit",
-    ];
+    const KINDS: [&str; 6] = ["local", "broadcast", "unicast", "unreachable", "blackhole", "prohibit"];
     text.lines()
         .filter_map(|line| {
             let destination = line.split_whitespace().find(|word| !KINDS.contains(word))?;
@@ -352,14 +298,9 @@ mod tests {
 
     #[test]
     fn the_seventeenth_host_is_refused_with_a_way_out() {
-        let taken: Vec<_> = HOST_BYTES
-            .map(|byte| Ipv4Addr::new(10, 99, 0, byte))
-            .collect();
+        let taken: Vec<_> = HOST_BYTES.map(|byte| Ipv4Addr::new(10, 99, 0, byte)).collect();
         let error = choose_address([10, 99, 0], &taken).unwrap_err().to_string();
-        assert!(
-            error.starts_with("no free address: all 16 addresses"),
-            "{error}"
-        );
+        assert!(error.starts_with("no free address: all 16 addresses"), "{error}");
         assert!(error.contains("sandbox down"), "{error}");
     }
 
@@ -373,33 +314,21 @@ mod tests {
         let used = parse_routes(routes);
         assert_eq!(used.len(), 3);
         assert_eq!(choose_subnet(&used).unwrap(), [192, 168, 199]);
-        assert_eq!(
-            choose_subnet(&parse_routes("default dev eth0\n")).unwrap(),
-            [10, 99, 0]
-        );
+        assert_eq!(choose_subnet(&parse_routes("default dev eth0\n")).unwrap(), [10, 99, 0]);
     }
 
     #[test]
     fn a_wide_route_over_everything_is_an_error_that_lists_what_was_tried() {
         let used = parse_routes("10.0.0.0/8 dev a\n172.16.0.0/12 dev a\n192.168.0.0/16 dev a\n");
         let error = choose_subnet(&used).unwrap_err().to_string();
-        assert!(
-            error.contains("no free address") && error.contains("10.99.0.0/24"),
-            "{error}"
-        );
+        assert!(error.contains("no free address") && error.contains("10.99.0.0/24"), "{error}");
     }
 
     #[test]
     fn only_our_own_rules_are_recognised() {
-        assert!(is_ours(
-            "-A FORWARD -i pv-br0 -m comment --comment provision-sandbox -j ACCEPT"
-        ));
-        assert!(is_ours(
-            "-A FORWARD -i pv-br0 -m comment --comment \"provision-sandbox\" -j ACCEPT"
-        ));
-        assert!(!is_ours(
-            "-A FORWARD -i pv-br0 -m comment --comment provision-sandbox-2 -j ACCEPT"
-        ));
+        assert!(is_ours("-A FORWARD -i pv-br0 -m comment --comment provision-sandbox -j ACCEPT"));
+        assert!(is_ours("-A FORWARD -i pv-br0 -m comment --comment \"provision-sandbox\" -j ACCEPT"));
+        assert!(!is_ours("-A FORWARD -i pv-br0 -m comment --comment provision-sandbox-2 -j ACCEPT"));
         assert!(!is_ours("-P FORWARD ACCEPT"));
     }
 

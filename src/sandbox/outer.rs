@@ -36,13 +36,9 @@ impl Outer {
     pub fn read() -> Result<Self> {
         let mut sources = String::new();
         let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-        files.extend(files_in(
-            Path::new("/etc/apt/sources.list.d"),
-            &["list", "sources"],
-        )?);
+        files.extend(files_in(Path::new("/etc/apt/sources.list.d"), &["list", "sources"])?);
         for file in files.iter().filter(|file| file.exists()) {
-            let text = fs::read_to_string(file)
-                .with_context(|| format!("cannot read {}", file.display()))?;
+            let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
             match file.extension() {
                 Some(end) if end == "sources" => sources.push_str(&from_deb822(&text)),
                 _ => sources.push_str(&from_list(&text)),
@@ -52,11 +48,7 @@ impl Outer {
             // Another distribution, or only extra repositories: Debian's own mirrors.
             DEFAULT_SOURCES.clone_into(&mut sources);
         }
-        let proxy = |name: &str| {
-            std::env::var(name)
-                .or_else(|_| std::env::var(name.to_uppercase()))
-                .ok()
-        };
+        let proxy = |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_uppercase())).ok();
         Ok(Self {
             sources,
             apt_options: apt_options(
@@ -64,10 +56,7 @@ impl Outer {
                 proxy("http_proxy").as_deref(),
                 proxy("https_proxy").as_deref(),
             ),
-            certificates: contents(&files_in(
-                Path::new("/usr/local/share/ca-certificates"),
-                &["crt"],
-            )?)?,
+            certificates: contents(&files_in(Path::new("/usr/local/share/ca-certificates"), &["crt"])?)?,
             apt_logins: contents(&files_in(Path::new("/etc/apt/auth.conf.d"), &["conf"])?)?,
         })
     }
@@ -82,10 +71,7 @@ fn files_in(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.is_file())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|end| endings.iter().any(|e| end == *e))
-        })
+        .filter(|path| path.extension().is_some_and(|end| endings.iter().any(|e| end == *e)))
         .collect();
     files.sort();
     Ok(files)
@@ -95,8 +81,7 @@ fn contents(files: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>> {
     files
         .iter()
         .map(|file| {
-            let content =
-                fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             Ok((name.into_owned(), content))
         })
@@ -110,25 +95,17 @@ fn wanted(suites: &[&str], components: &[&str]) -> bool {
         && components.contains(&"main")
         && suites.iter().all(|suite| {
             let rest = suite.strip_prefix(SUITE);
-            matches!(
-                rest,
-                Some("" | "-updates" | "-security" | "-backports" | "/updates")
-            )
+            matches!(rest, Some("" | "-updates" | "-security" | "-backports" | "/updates"))
         })
 }
 
 fn has_main_suite(sources: &str) -> bool {
-    sources
-        .lines()
-        .any(|line| line.split_whitespace().any(|word| word == SUITE))
+    sources.lines().any(|line| line.split_whitespace().any(|word| word == SUITE))
 }
 
 fn from_list(text: &str) -> String {
     let mut lines = String::new();
-    for line in text
-        .lines()
-        .map(|line| line.split('#').next().unwrap_or("").trim())
-    {
+    for line in text.lines().map(|line| line.split('#').next().unwrap_or("").trim()) {
         // deb [option=value ...] URI suite component...
         let after_options = match (line.find('['), line.find(']')) {
             (Some(open), Some(close)) if open < close => &line[close + 1..],
@@ -162,9 +139,7 @@ fn from_deb822(text: &str) -> String {
         };
         let (suites, components) = (field("Suites"), field("Components"));
         if !field("Types").contains(&"deb")
-            || field("Enabled")
-                .first()
-                .is_some_and(|value| value.eq_ignore_ascii_case("no"))
+            || field("Enabled").first().is_some_and(|value| value.eq_ignore_ascii_case("no"))
         {
             continue;
         }
@@ -176,10 +151,7 @@ fn from_deb822(text: &str) -> String {
         {
             options.push(format!("signed-by={keyring}"));
         }
-        if field("Trusted")
-            .first()
-            .is_some_and(|value| value.eq_ignore_ascii_case("yes"))
-        {
+        if field("Trusted").first().is_some_and(|value| value.eq_ignore_ascii_case("yes")) {
             options.push("trusted=yes".to_owned());
         }
         let options = match options.is_empty() {
@@ -188,10 +160,7 @@ fn from_deb822(text: &str) -> String {
         };
         for suite in suites.iter().filter(|suite| wanted(&[suite], &components)) {
             for uri in field("URIs") {
-                lines.push_str(&format!(
-                    "deb {options}{uri} {suite} {}\n",
-                    components.join(" ")
-                ));
+                lines.push_str(&format!("deb {options}{uri} {suite} {}\n", components.join(" ")));
             }
         }
     }
@@ -226,10 +195,7 @@ fn apt_options(dump: &str, http_proxy: Option<&str>, https_proxy: Option<&str>) 
         .collect();
     for (scheme, proxy) in [("http", http_proxy), ("https", https_proxy)] {
         let key = format!("Acquire::{scheme}::Proxy");
-        let known = lines.iter().any(|line| {
-            line.to_lowercase()
-                .starts_with(&format!("{} ", key.to_lowercase()))
-        });
+        let known = lines.iter().any(|line| line.to_lowercase().starts_with(&format!("{} ", key.to_lowercase())));
         if let Some(proxy) = proxy
             && !known
             && !proxy.is_empty()
@@ -252,10 +218,7 @@ fn is_loopback_url(url: &str) -> bool {
 /// The `resolv.conf` for a host: the outer machine's name servers where a host can reach them.
 pub(super) fn resolv_conf() -> String {
     let candidates = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-    let texts: Vec<_> = candidates
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .collect();
+    let texts: Vec<_> = candidates.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
     resolv_conf_from(&texts)
 }
 
@@ -356,10 +319,7 @@ Acquire::Languages \"none\";
             "Acquire::https::CaInfo \"/etc/ssl/own.pem\";\nAcquire::Check-Date \"false\";\nAcquire::http::Proxy \"http://proxy:3128\";\n"
         );
         let configured = "Acquire::http::Proxy \"http://p:1\";\n";
-        assert_eq!(
-            apt_options(configured, Some("http://q:2"), None),
-            configured
-        );
+        assert_eq!(apt_options(configured, Some("http://q:2"), None), configured);
     }
 
     #[test]
@@ -371,9 +331,6 @@ Acquire::Languages \"none\";
             "nameserver 192.0.2.53\nsearch lan\noptions timeout:1 attempts:2\n"
         );
         let none = resolv_conf_from(&[stub]);
-        assert!(
-            !none.contains("nameserver ") && none.contains("timeout:1"),
-            "{none}"
-        );
+        assert!(!none.contains("nameserver ") && none.contains("timeout:1"), "{none}");
     }
 }

@@ -33,18 +33,9 @@ const PACKAGES: &[&str] = &[
 const PREPARE: &str = include_str!("guest/prepare.sh");
 /// Our own files in the root filesystem: path and content.
 const OVERLAY: &[(&str, &str)] = &[
-    (
-        "usr/local/lib/provision-sandbox/boot",
-        include_str!("guest/boot.sh"),
-    ),
-    (
-        "etc/systemd/system/provision-sandbox-boot.service",
-        include_str!("guest/boot.service"),
-    ),
-    (
-        "etc/ssh/sshd_config.d/10-sandbox.conf",
-        include_str!("guest/sshd.conf"),
-    ),
+    ("usr/local/lib/provision-sandbox/boot", include_str!("guest/boot.sh")),
+    ("etc/systemd/system/provision-sandbox-boot.service", include_str!("guest/boot.service")),
+    ("etc/ssh/sshd_config.d/10-sandbox.conf", include_str!("guest/sshd.conf")),
     ("etc/sudoers.d/ops", "ops ALL=(ALL:ALL) NOPASSWD: ALL\n"),
 ];
 
@@ -59,10 +50,7 @@ impl Recipe {
         for (path, content) in OVERLAY {
             text.push_str(&format!("{path}\n{content}\n"));
         }
-        text.push_str(&format!(
-            "{}\n{}\n",
-            self.outer.sources, self.outer.apt_options
-        ));
+        text.push_str(&format!("{}\n{}\n", self.outer.sources, self.outer.apt_options));
         for (name, content) in self.outer.certificates.iter().chain(&self.outer.apt_logins) {
             text.push_str(&format!("{name} {}\n", sha256(content)));
         }
@@ -80,24 +68,15 @@ impl Recipe {
             files.push((format!("overlay/{path}"), content.as_bytes(), 0o644));
         }
         for (name, content) in &self.outer.certificates {
-            files.push((
-                format!("overlay/usr/local/share/ca-certificates/{name}"),
-                content,
-                0o644,
-            ));
+            files.push((format!("overlay/usr/local/share/ca-certificates/{name}"), content, 0o644));
         }
         for (name, content) in &self.outer.apt_logins {
-            files.push((
-                format!("overlay/etc/apt/auth.conf.d/{name}"),
-                content,
-                0o600,
-            ));
+            files.push((format!("overlay/etc/apt/auth.conf.d/{name}"), content, 0o600));
         }
         for (path, content, mode) in files {
             let path = dir.join(path);
             let parent = path.parent().unwrap_or(dir);
-            fs::create_dir_all(parent)
-                .with_context(|| format!("cannot make {}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
             replace_file(&path, content, mode)?;
         }
         Ok(())
@@ -109,9 +88,7 @@ impl Recipe {
 /// # Errors
 /// mmdebstrap's own last lines when it fails; nothing half-built stays usable.
 pub(super) fn cached(cache_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-    let recipe = Recipe {
-        outer: Outer::read()?,
-    };
+    let recipe = Recipe { outer: Outer::read()? };
     let dir = cache_dir.join("rootfs");
     fs::DirBuilder::new()
         .recursive(true)
@@ -123,12 +100,10 @@ pub(super) fn cached(cache_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result
         return Ok(finished);
     }
     let lock_path = dir.join("lock");
-    let lock =
-        File::create(&lock_path).with_context(|| format!("cannot open {}", lock_path.display()))?;
+    let lock = File::create(&lock_path).with_context(|| format!("cannot open {}", lock_path.display()))?;
     if lock.try_lock().is_err() {
         progress("another process is building the root filesystem: waiting for it");
-        lock.lock()
-            .with_context(|| format!("cannot lock {}", lock_path.display()))?;
+        lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
     }
     if finished.exists() {
         return Ok(finished);
@@ -139,8 +114,7 @@ pub(super) fn cached(cache_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result
     fs::create_dir(&building).with_context(|| format!("cannot make {}", building.display()))?;
     let result = build(&recipe, &building, progress);
     if result.is_ok() {
-        fs::rename(building.join("root"), &finished)
-            .with_context(|| format!("cannot make {}", finished.display()))?;
+        fs::rename(building.join("root"), &finished).with_context(|| format!("cannot make {}", finished.display()))?;
     }
     remove_tree(&building)?;
     result.map(|()| finished)
@@ -162,34 +136,16 @@ pub(super) fn sweep(cache_dir: &Path) -> Result<bool> {
 
 fn build(recipe: &Recipe, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     recipe.write(dir)?;
-    progress(
-        "building the Debian 12 root filesystem, once (about 20 seconds and 150 MB of packages)",
-    );
+    progress("building the Debian 12 root filesystem, once (about 20 seconds and 150 MB of packages)");
     // Its own mount and process namespaces, and a death signal: whatever kills us, no process and no mount of
     // mmdebstrap stays.
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--"])
-        .args([
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "--",
-        ])
-        .args([
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            "--format=directory",
-        ])
+        .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+        .args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"])
         .arg(format!("--include={}", PACKAGES.join(",")))
         .arg(format!("--aptopt={}", dir.join("apt.conf").display()))
-        .arg(format!(
-            "--customize-hook={}",
-            dir.join("prepare").display()
-        ))
+        .arg(format!("--customize-hook={}", dir.join("prepare").display()))
         .arg(SUITE)
         .arg(dir.join("root"))
         .arg(dir.join("sources.list"))
@@ -228,20 +184,14 @@ pub(super) fn var_dir(host_dir: &Path) -> PathBuf {
 
 /// Makes `host_dir/rootfs` a writable root with the content of `cached`: an overlay, which costs neither time nor
 /// memory, or a plain copy where the kernel cannot put an overlay on this file system.
-pub(super) fn lay_out(
-    cached: &Path,
-    host_dir: &Path,
-    progress: &mut dyn FnMut(&str),
-) -> Result<()> {
+pub(super) fn lay_out(cached: &Path, host_dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     let root = host_dir.join("rootfs");
     fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
     match overlay(cached, host_dir, &root) {
         // Overlays cannot be stacked: containerd needs a real file system below /var/lib, as it has on a VM.
         Ok(()) => copy(&cached.join("var"), &var_dir(host_dir)),
         Err(reason) => {
-            progress(&format!(
-                "no overlay here, copying all files instead ({reason:#})"
-            ));
+            progress(&format!("no overlay here, copying all files instead ({reason:#})"));
             copy(cached, &root)
         }
     }
@@ -256,34 +206,17 @@ fn overlay(cached: &Path, host_dir: &Path, root: &Path) -> Result<()> {
     // The upper folder's owner and mode become those of the host's "/".
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))?;
     let root = root.to_string_lossy();
-    tool::run(&[
-        "mount",
-        "-t",
-        "overlay",
-        "-o",
-        &options,
-        "--",
-        "provision-sandbox",
-        &root,
-    ])?;
+    tool::run(&["mount", "-t", "overlay", "-o", &options, "--", "provision-sandbox", &root])?;
     Ok(())
 }
 
 fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> Result<String> {
     let path = |path: &Path| match path.to_str() {
         Some(text) if !text.contains([',', ':', '\\', '"']) => Ok(text.to_owned()),
-        _ => bail!(
-            "{} contains a character that mount options cannot",
-            path.display()
-        ),
+        _ => bail!("{} contains a character that mount options cannot", path.display()),
     };
     // redirect_dir: folders of the cached root can be renamed, as on any file system.
-    Ok(format!(
-        "lowerdir={},upperdir={},workdir={},redirect_dir=on",
-        path(lower)?,
-        path(upper)?,
-        path(work)?
-    ))
+    Ok(format!("lowerdir={},upperdir={},workdir={},redirect_dir=on", path(lower)?, path(upper)?, path(work)?))
 }
 
 fn copy(source: &Path, target: &Path) -> Result<()> {
@@ -311,9 +244,7 @@ pub(super) fn remove_tree(path: &Path) -> Result<()> {
         match fs::remove_dir_all(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error)
-                if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < deadline =>
-            {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
                 sleep(Duration::from_millis(20));
             }
             Err(error) => {
@@ -367,10 +298,7 @@ mod tests {
         recipe("deb x bookworm main\n").write(dir.path()).unwrap();
         let overlay = dir.path().join("overlay");
         assert!(overlay.join("etc/sudoers.d/ops").is_file());
-        assert_eq!(
-            fs::read(overlay.join("usr/local/share/ca-certificates/own.crt")).unwrap(),
-            b"pem"
-        );
+        assert_eq!(fs::read(overlay.join("usr/local/share/ca-certificates/own.crt")).unwrap(), b"pem");
         let login = fs::metadata(overlay.join("etc/apt/auth.conf.d/mirror.conf")).unwrap();
         assert_eq!(login.permissions().mode() & 0o777, 0o600);
         let prepare = fs::metadata(dir.path().join("prepare")).unwrap();
@@ -403,10 +331,7 @@ mod tests {
         fs::create_dir(&host).unwrap();
         let mut said = Vec::new();
         lay_out(&cached, &host, &mut |text| said.push(text.to_owned())).unwrap();
-        assert_eq!(
-            fs::read_to_string(host.join("rootfs/var/file")).unwrap(),
-            "x"
-        );
+        assert_eq!(fs::read_to_string(host.join("rootfs/var/file")).unwrap(), "x");
         assert!(said[0].contains("copying all files instead"), "{said:?}");
         assert!(!var_dir(&host).exists());
     }

@@ -13,9 +13,7 @@ use super::tool::last_lines;
 fn ssh(host_dir: &Path, address: Ipv4Addr) -> Command {
     let mut command = Command::new("ssh");
     // The user's own configuration has no say: -F /dev/null.
-    command
-        .args(["-F", "/dev/null", "-i"])
-        .arg(identity_file(host_dir));
+    command.args(["-F", "/dev/null", "-i"]).arg(identity_file(host_dir));
     for option in [
         "IdentitiesOnly=yes",
         "IdentityAgent=none",
@@ -29,10 +27,7 @@ fn ssh(host_dir: &Path, address: Ipv4Addr) -> Command {
         command.args(["-o", option]);
     }
     // Quoted: ssh splits this option's value at spaces.
-    command.arg("-o").arg(format!(
-        "UserKnownHostsFile=\"{}\"",
-        known_hosts(host_dir).display()
-    ));
+    command.arg("-o").arg(format!("UserKnownHostsFile=\"{}\"", known_hosts(host_dir).display()));
     command.args(["-l", "root"]);
     command.arg(address.to_string());
     command
@@ -46,19 +41,12 @@ pub(super) fn wait_booted(host_dir: &Path, address: Ipv4Addr) -> Result<Vec<Stri
     const REMOTE: &str = "state=$(timeout 60 systemctl is-system-running --wait)
         echo \"$state\"
         [ \"$state\" != degraded ] || systemctl --failed --plain --no-legend";
-    let output = ssh(host_dir, address)
-        .arg(REMOTE)
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start ssh")?;
+    let output = ssh(host_dir, address).arg(REMOTE).stdin(Stdio::null()).output().context("cannot start ssh")?;
     let said = String::from_utf8_lossy(&output.stdout);
     let mut lines = said.lines();
     match lines.next() {
         Some("running") => Ok(Vec::new()),
-        Some("degraded") => Ok(lines
-            .filter_map(|line| line.split_whitespace().next())
-            .map(str::to_owned)
-            .collect()),
+        Some("degraded") => Ok(lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()),
         Some(state) => bail!("the host's boot hangs in the state {state:?}"),
         None => bail!(
             "the host cannot be entered over SSH ({}): {}",
@@ -78,9 +66,7 @@ pub(super) fn shell(host_dir: &Path, address: Ipv4Addr, argv: &[String]) -> Resu
         command.arg(words.join(" "));
     }
     let status = command.status().context("cannot start ssh")?;
-    Ok(status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
 /// One word for a POSIX shell.
@@ -96,10 +82,7 @@ mod tests {
     #[test]
     fn words_survive_a_shell() {
         for word in ["", "a b", "it's", "$HOME `x` \\ \"", "*", "-n", "a\nb"] {
-            let output = Command::new("sh")
-                .args(["-c", &format!("printf %s {}", quote(word))])
-                .output()
-                .unwrap();
+            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(word))]).output().unwrap();
             // printf takes "-n" as text here, since %s comes first.
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
@@ -110,11 +93,7 @@ mod tests {
         let command = ssh(Path::new("/c/my hosts/a"), Ipv4Addr::new(10, 99, 0, 2));
         let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
         assert!(arguments.iter().any(|a| a == "StrictHostKeyChecking=yes"));
-        assert!(
-            arguments
-                .iter()
-                .any(|a| a == "UserKnownHostsFile=\"/c/my hosts/a/known_hosts\"")
-        );
+        assert!(arguments.iter().any(|a| a == "UserKnownHostsFile=\"/c/my hosts/a/known_hosts\""));
         assert_eq!(arguments.last().unwrap(), "10.99.0.2");
     }
 }

@@ -91,9 +91,7 @@ impl State {
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("state.json");
         match fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&text)
-                .with_context(|| format!("{} is damaged", path.display()))
-                .map(Some),
+            Ok(text) => Self::parse(&text).with_context(|| format!("{} is damaged", path.display())).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -101,11 +99,7 @@ impl State {
 
     fn parse(text: &str) -> Result<Self> {
         let state: Self = serde_json::from_str(text)?;
-        if let Some(bad) = state
-            .cgroups
-            .iter()
-            .find(|path| !path.starts_with("/sys/fs/cgroup"))
-        {
+        if let Some(bad) = state.cgroups.iter().find(|path| !path.starts_with("/sys/fs/cgroup")) {
             // These directories get emptied by force: never by a path from elsewhere.
             bail!("cgroup outside /sys/fs/cgroup: {}", bad.display());
         }
@@ -113,11 +107,7 @@ impl State {
     }
 
     pub fn write(&self, dir: &Path) -> Result<()> {
-        replace_file(
-            &dir.join("state.json"),
-            &serde_json::to_vec_pretty(self)?,
-            0o600,
-        )
+        replace_file(&dir.join("state.json"), &serde_json::to_vec_pretty(self)?, 0o600)
     }
 }
 
@@ -139,8 +129,7 @@ pub(super) fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<()>
         let dir = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         file.write_all(content)?;
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(mode))?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
         file.persist(path)?;
         Ok(())
     };
@@ -156,15 +145,9 @@ pub(super) mod tests {
         State {
             name: name.into(),
             phase: Phase::Running,
-            owner: Process {
-                pid: 1,
-                start_time: 2,
-            },
+            owner: Process { pid: 1, start_time: 2 },
             address: Ipv4Addr::new(10, 99, 0, last),
-            leader: Some(Process {
-                pid: 3,
-                start_time: 4,
-            }),
+            leader: Some(Process { pid: 3, start_time: 4 }),
             cgroups: vec!["/sys/fs/cgroup/cpu/pv-2".into()],
             host_key: "ssh-ed25519 AAAA".into(),
             inventory: "/project/inventory/sandbox.yml".into(),
@@ -202,22 +185,13 @@ pub(super) mod tests {
     fn a_process_is_told_from_another_with_the_same_id() {
         let me = Process::current().unwrap();
         assert!(me.is_alive());
-        assert!(
-            !Process {
-                start_time: me.start_time + 1,
-                ..me
-            }
-            .is_alive()
-        );
+        assert!(!Process { start_time: me.start_time + 1, ..me }.is_alive());
     }
 
     #[test]
     fn stat_lines_with_odd_names_and_zombies() {
         let tail = "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 4711 19";
-        assert_eq!(
-            start_time_of_live(&format!("7 (a) Z b) S {tail}")),
-            Some(4711)
-        );
+        assert_eq!(start_time_of_live(&format!("7 (a) Z b) S {tail}")), Some(4711));
         assert_eq!(start_time_of_live(&format!("7 (a) Z {tail}")), None);
         assert_eq!(start_time_of_live("7 (a"), None);
     }
@@ -225,10 +199,7 @@ pub(super) mod tests {
     #[test]
     fn a_dead_owner_or_leader_makes_a_dead_host() {
         let me = Process::current().unwrap();
-        let gone = Process {
-            start_time: me.start_time + 1,
-            ..me
-        };
+        let gone = Process { start_time: me.start_time + 1, ..me };
         let mut state = example("a", 2);
         state.leader = Some(me);
         assert_eq!(state.status(), Status::Running);

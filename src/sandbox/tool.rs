@@ -23,9 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
 /// # Errors
 /// Names what is missing, all at once, with the command that installs it.
 pub(super) fn require() -> Result<()> {
-    require_with(rustix::process::geteuid().is_root(), |program| {
-        which::which(program).is_ok()
-    })
+    require_with(rustix::process::geteuid().is_root(), |program| which::which(program).is_ok())
 }
 
 fn require_with(root: bool, installed: impl Fn(&str) -> bool) -> Result<()> {
@@ -41,9 +39,7 @@ fn require_with(root: bool, installed: impl Fn(&str) -> bool) -> Result<()> {
         );
     }
     if !root {
-        bail!(
-            "sandbox hosts need root (mounts, network links, cgroups): run this command as root, or with sudo"
-        );
+        bail!("sandbox hosts need root (mounts, network links, cgroups): run this command as root, or with sudo");
     }
     Ok(())
 }
@@ -86,14 +82,9 @@ mod tests {
 
     #[test]
     fn missing_programs_are_all_named_with_the_command_that_installs_them() {
-        let error = require_with(true, |p| !matches!(p, "mmdebstrap" | "ssh" | "ssh-keygen"))
-            .unwrap_err()
-            .to_string();
+        let error = require_with(true, |p| !matches!(p, "mmdebstrap" | "ssh" | "ssh-keygen")).unwrap_err().to_string();
         assert!(error.contains("mmdebstrap, ssh, ssh-keygen"), "{error}");
-        assert!(
-            error.ends_with("apt-get install mmdebstrap openssh-client"),
-            "{error}"
-        );
+        assert!(error.ends_with("apt-get install mmdebstrap openssh-client"), "{error}");
     }
 
     #[test]
@@ -106,10 +97,7 @@ mod tests {
     #[test]
     fn a_failed_command_shows_command_status_and_reason() {
         let error = run(&["ls", "/no/such/place"]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("`ls /no/such/place` failed (exit status: 2)"),
-            "{error}"
-        );
+        assert!(error.starts_with("`ls /no/such/place` failed (exit status: 2)"), "{error}");
         assert!(error.contains("No such file"), "{error}");
     }
 

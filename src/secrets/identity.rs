@@ -21,9 +21,7 @@ pub fn default_path() -> PathBuf {
     let config = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-    config
-        .unwrap_or_else(|| PathBuf::from("/root/.config"))
-        .join("provision/identity.txt")
+    config.unwrap_or_else(|| PathBuf::from("/root/.config")).join("provision/identity.txt")
 }
 
 impl Identity {
@@ -46,11 +44,8 @@ impl Identity {
             .hint(format!("chmod 0600 {}", path.display()))
             .into());
         }
-        let line = text
-            .lines()
-            .map(str::trim)
-            .find(|line| !line.is_empty() && !line.starts_with('#'))
-            .unwrap_or_default();
+        let line =
+            text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
         line.parse().map(Self).map_err(|reason: &str| {
             let hint = if line.starts_with("AGE-SECRET-KEY-PQ-") {
                 "post-quantum identities are not supported by this age library; use an X25519 identity (age-keygen)"
@@ -68,8 +63,7 @@ impl Identity {
     pub fn create(path: &Path) -> Result<Self> {
         let identity = age::x25519::Identity::generate();
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let mut file = OpenOptions::new()
             .write(true)
@@ -78,11 +72,7 @@ impl Identity {
             .open(path)
             .with_context(|| format!("cannot make the identity {}", path.display()))?;
         let public = identity.to_public();
-        writeln!(
-            file,
-            "# public key: {public}\n{}",
-            identity.to_string().expose_secret()
-        )?;
+        writeln!(file, "# public key: {public}\n{}", identity.to_string().expose_secret())?;
         file.sync_all()?;
         Ok(Self(identity))
     }

@@ -28,13 +28,7 @@ impl Secret {
     pub fn random() -> Self {
         use rand::Rng;
         use rand::distr::Alphanumeric;
-        Self::new(
-            rand::rng()
-                .sample_iter(Alphanumeric)
-                .take(32)
-                .map(char::from)
-                .collect::<String>(),
-        )
+        Self::new(rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect::<String>())
     }
 }
 

@@ -32,10 +32,7 @@ pub struct Store {
 pub fn is_key(key: &str) -> bool {
     !key.is_empty()
         && key.split('.').all(|part| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         })
 }
 
@@ -45,11 +42,7 @@ impl Store {
     /// # Errors
     /// When a recipient is none.
     pub fn new(path: &Path, recipients: Vec<String>) -> Result<Self> {
-        let store = Self {
-            path: path.to_path_buf(),
-            recipients,
-            ..Self::default()
-        };
+        let store = Self { path: path.to_path_buf(), recipients, ..Self::default() };
         store.parsed_recipients()?;
         Ok(store)
     }
@@ -64,14 +57,9 @@ impl Store {
                 .hint("`provision secret init` makes it, with random values for everything the stages ask for")
         })?;
         let tree = yaml::parse(&shown(path), &text)?;
-        let mut store = Self {
-            path: path.to_path_buf(),
-            ..Self::default()
-        };
+        let mut store = Self { path: path.to_path_buf(), ..Self::default() };
         let Data::Map(entries) = &tree.data else {
-            return Err(
-                Diagnostic::at(tree.place.clone(), "expected `recipients` and `values`").into(),
-            );
+            return Err(Diagnostic::at(tree.place.clone(), "expected `recipients` and `values`").into());
         };
         for (key, node) in entries {
             match key.name.as_str() {
@@ -89,22 +77,12 @@ impl Store {
 
     fn read_values(&mut self, node: &Node) -> Result<()> {
         let Data::Map(entries) = &node.data else {
-            return Err(Diagnostic::at(
-                node.place.clone(),
-                format!("`values` is a map, not {}", node.kind()),
-            )
-            .into());
+            return Err(Diagnostic::at(node.place.clone(), format!("`values` is a map, not {}", node.kind())).into());
         };
         for (key, value) in entries {
-            let text = value
-                .as_str()
-                .filter(|_| is_key(&key.name))
-                .ok_or_else(|| {
-                    Diagnostic::at(
-                        key.place.clone(),
-                        format!("`{}` is not a secret's name with its ciphertext", key.name),
-                    )
-                })?;
+            let text = value.as_str().filter(|_| is_key(&key.name)).ok_or_else(|| {
+                Diagnostic::at(key.place.clone(), format!("`{}` is not a secret's name with its ciphertext", key.name))
+            })?;
             self.values.insert(key.name.clone(), text.to_owned());
             self.places.insert(key.name.clone(), value.place.clone());
         }
@@ -130,35 +108,23 @@ impl Store {
     pub fn get(&self, key: &str, identity: &Identity) -> Result<Secret> {
         let Some(text) = self.values.get(key) else {
             let fault = Diagnostic::new(format!("there is no secret `{key}`"));
-            let hint = did_you_mean(key, self.keys())
-                .unwrap_or_else(|| "`provision secret list` names all".into());
+            let hint = did_you_mean(key, self.keys()).unwrap_or_else(|| "`provision secret list` names all".into());
             return Err(fault.hint(hint).into());
         };
         let place = self.places.get(key).cloned();
-        let fault = |message: String, hint: &str| Diagnostic {
-            place: place.clone(),
-            message,
-            hint: Some(hint.to_owned()),
-        };
+        let fault =
+            |message: String, hint: &str| Diagnostic { place: place.clone(), message, hint: Some(hint.to_owned()) };
         let damaged = "restore the line from version control, or set the value anew";
-        let cipher = STANDARD
-            .decode(text)
-            .map_err(|_| fault(format!("the ciphertext of `{key}` is damaged"), damaged))?;
+        let cipher =
+            STANDARD.decode(text).map_err(|_| fault(format!("the ciphertext of `{key}` is damaged"), damaged))?;
         let plain = age::decrypt(identity.key(), &cipher).map_err(|error| match error {
             age::DecryptError::NoMatchingKeys => fault(
-                format!(
-                    "the identity {} is not a recipient of `{key}`",
-                    identity.recipient()
-                ),
+                format!("the identity {} is not a recipient of `{key}`", identity.recipient()),
                 "ask a recipient to run `provision secret rekey` with your public key",
             ),
-            other => fault(
-                format!("the ciphertext of `{key}` is damaged: {other}"),
-                damaged,
-            ),
+            other => fault(format!("the ciphertext of `{key}` is damaged: {other}"), damaged),
         })?;
-        let plain = String::from_utf8(plain)
-            .map_err(|_| fault(format!("`{key}` does not hold text"), damaged))?;
+        let plain = String::from_utf8(plain).map_err(|_| fault(format!("`{key}` does not hold text"), damaged))?;
         match plain.split_once('\n') {
             Some((name, value)) if name == key => Ok(Secret::new(value)),
             _ => Err(fault(
@@ -174,9 +140,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`], for the first value that fails.
     pub fn all(&self, identity: &Identity) -> Result<BTreeMap<String, Secret>> {
-        self.keys()
-            .map(|key| Ok((key.to_owned(), self.get(key, identity)?)))
-            .collect()
+        self.keys().map(|key| Ok((key.to_owned(), self.get(key, identity)?))).collect()
     }
 
     /// Encrypts a value. One that is already stored with the same plaintext keeps its ciphertext.
@@ -195,8 +159,7 @@ impl Store {
         {
             return Ok(false);
         }
-        self.values
-            .insert(key.to_owned(), self.encrypt(key, value)?);
+        self.values.insert(key.to_owned(), self.encrypt(key, value)?);
         Ok(true)
     }
 
@@ -244,17 +207,15 @@ impl Store {
     /// When a value could not be read back, or the file cannot be written; then the old file is untouched.
     pub fn save(&self, identity: &Identity) -> Result<()> {
         let folder = self.path.parent().context("the store has no folder")?;
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)
-            .with_context(|| format!("cannot write in {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
         file.write_all(self.render().as_bytes())?;
         file.as_file().sync_all()?;
         Self::load(file.path())
             .and_then(|written| written.all(identity))
             .context("the new store could not be read back")?;
-        file.persist(&self.path)
-            .with_context(|| format!("cannot replace {}", self.path.display()))?;
+        file.persist(&self.path).with_context(|| format!("cannot replace {}", self.path.display()))?;
         Ok(())
     }
 
@@ -263,11 +224,7 @@ impl Store {
         for recipient in &self.recipients {
             text.push_str(&format!("  - {recipient}\n"));
         }
-        text.push_str(if self.values.is_empty() {
-            "values: {}\n"
-        } else {
-            "values:\n"
-        });
+        text.push_str(if self.values.is_empty() { "values: {}\n" } else { "values:\n" });
         for (key, cipher) in &self.values {
             text.push_str(&format!("  {key}: {cipher}\n"));
         }
@@ -276,9 +233,7 @@ impl Store {
 
     fn encrypt(&self, key: &str, value: &Secret) -> Result<String> {
         let recipients = self.parsed_recipients()?;
-        let recipients = recipients
-            .iter()
-            .map(|recipient| recipient as &dyn age::Recipient);
+        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
         let encryptor = age::Encryptor::with_recipients(recipients)?;
         let mut cipher = Vec::new();
         let mut writer = encryptor.wrap_output(&mut cipher)?;
@@ -291,11 +246,9 @@ impl Store {
 
     fn parsed_recipients(&self) -> Result<Vec<age::x25519::Recipient>> {
         if self.recipients.is_empty() {
-            return Err(
-                Diagnostic::new(format!("{} has no recipients", shown(&self.path)))
-                    .hint("list at least one public key age1… under `recipients`")
-                    .into(),
-            );
+            return Err(Diagnostic::new(format!("{} has no recipients", shown(&self.path)))
+                .hint("list at least one public key age1… under `recipients`")
+                .into());
         }
         self.recipients
             .iter()
@@ -327,14 +280,7 @@ fn strings(node: &Node) -> Result<Vec<String>> {
     let Data::List(items) = &node.data else {
         return Err(fault().into());
     };
-    items
-        .iter()
-        .map(|item| {
-            item.as_str()
-                .map(str::to_owned)
-                .ok_or_else(|| fault().into())
-        })
-        .collect()
+    items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(|| fault().into())).collect()
 }
 
 #[cfg(test)]
@@ -345,50 +291,26 @@ mod tests {
     fn setup() -> (tempfile::TempDir, Identity, Store) {
         let folder = tempfile::tempdir().unwrap();
         let identity = Identity::create(&folder.path().join("id/identity.txt")).unwrap();
-        let store = Store::new(
-            &folder.path().join("secrets/secrets.yml"),
-            vec![identity.recipient()],
-        )
-        .unwrap();
+        let store = Store::new(&folder.path().join("secrets/secrets.yml"), vec![identity.recipient()]).unwrap();
         (folder, identity, store)
     }
 
     #[test]
     fn round_trip_and_one_line_per_change() {
         let (folder, identity, mut store) = setup();
-        store
-            .set("postgres.password", &Secret::new("one: two\n#three"), None)
-            .unwrap();
+        store.set("postgres.password", &Secret::new("one: two\n#three"), None).unwrap();
         store.set("minio.root", &Secret::new("x"), None).unwrap();
         store.save(&identity).unwrap();
         let path = folder.path().join("secrets/secrets.yml");
         let before = std::fs::read_to_string(&path).unwrap();
         let mut again = Store::load(&path).unwrap();
-        assert_eq!(
-            again.get("postgres.password", &identity).unwrap().expose(),
-            "one: two\n#three"
-        );
-        assert!(
-            !again
-                .set("minio.root", &Secret::new("x"), Some(&identity))
-                .unwrap()
-        );
-        assert!(
-            again
-                .set("minio.root", &Secret::new("y"), Some(&identity))
-                .unwrap()
-        );
+        assert_eq!(again.get("postgres.password", &identity).unwrap().expose(), "one: two\n#three");
+        assert!(!again.set("minio.root", &Secret::new("x"), Some(&identity)).unwrap());
+        assert!(again.set("minio.root", &Secret::new("y"), Some(&identity)).unwrap());
         again.save(&identity).unwrap();
         let after = std::fs::read_to_string(&path).unwrap();
-        let changed = before
-            .lines()
-            .zip(after.lines())
-            .filter(|(a, b)| a != b)
-            .count();
-        assert_eq!(
-            (changed, before.lines().count()),
-            (1, after.lines().count())
-        );
+        let changed = before.lines().zip(after.lines()).filter(|(a, b)| a != b).count();
+        assert_eq!((changed, before.lines().count()), (1, after.lines().count()));
     }
 
     #[test]
@@ -399,28 +321,10 @@ mod tests {
         store.save(&identity).unwrap();
         let path = folder.path().join("secrets/secrets.yml");
         let text = std::fs::read_to_string(&path).unwrap();
-        let cipher = |key: &str| {
-            text.lines()
-                .find(|l| l.contains(key))
-                .unwrap()
-                .split(": ")
-                .nth(1)
-                .unwrap()
-                .to_owned()
-        };
+        let cipher = |key: &str| text.lines().find(|l| l.contains(key)).unwrap().split(": ").nth(1).unwrap().to_owned();
         std::fs::write(&path, text.replace(&cipher("b.two"), &cipher("a.one"))).unwrap();
-        let error = format!(
-            "{:#}",
-            Store::load(&path)
-                .unwrap()
-                .get("b.two", &identity)
-                .err()
-                .unwrap()
-        );
-        assert!(
-            error.contains("secrets/secrets.yml:7:") && error.contains("made for another key"),
-            "{error}"
-        );
+        let error = format!("{:#}", Store::load(&path).unwrap().get("b.two", &identity).err().unwrap());
+        assert!(error.contains("secrets/secrets.yml:7:") && error.contains("made for another key"), "{error}");
     }
 
     #[test]
@@ -429,10 +333,7 @@ mod tests {
         let other = Identity::create(&folder.path().join("other.txt")).unwrap();
         store.set("a.one", &Secret::new("v1"), None).unwrap();
         let refused = format!("{:#}", store.get("a.one", &other).err().unwrap());
-        assert!(
-            refused.contains("is not a recipient of `a.one`"),
-            "{refused}"
-        );
+        assert!(refused.contains("is not a recipient of `a.one`"), "{refused}");
         store.rekey(vec![other.recipient()], &identity).unwrap();
         assert!(store.get("a.one", &identity).is_err());
         assert_eq!(store.get("a.one", &other).unwrap().expose(), "v1");
@@ -445,35 +346,15 @@ mod tests {
     fn bad_recipients_identities_and_keys() {
         let (folder, _, mut store) = setup();
         assert!(
-            Store::new(Path::new("x"), vec!["age1pq1xyz".into()])
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("post-quantum")
+            Store::new(Path::new("x"), vec!["age1pq1xyz".into()]).err().unwrap().to_string().contains("post-quantum")
         );
-        assert!(
-            store
-                .set("Postgres Password", &Secret::new("x"), None)
-                .is_err()
-        );
+        assert!(store.set("Postgres Password", &Secret::new("x"), None).is_err());
         let path = folder.path().join("bad.txt");
         std::fs::write(&path, "nonsense").unwrap();
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(
-            Identity::load(&path)
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("read by others")
-        );
+        assert!(Identity::load(&path).err().unwrap().to_string().contains("read by others"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(
-            Identity::load(&path)
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("not an age identity")
-        );
+        assert!(Identity::load(&path).err().unwrap().to_string().contains("not an age identity"));
     }
 }

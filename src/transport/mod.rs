@@ -30,11 +30,7 @@ pub trait Keep: Send {
 ///
 /// # Errors
 /// Why the host cannot be reached or worked on, with a way out.
-pub async fn connect(
-    name: &str,
-    host: &HostSpec,
-    say: &(dyn Fn(&str) + Send + Sync),
-) -> Result<Connection> {
+pub async fn connect(name: &str, host: &HostSpec, say: &(dyn Fn(&str) + Send + Sync)) -> Result<Connection> {
     match host.transport {
         TransportKind::Local => local::connect(name).await,
         TransportKind::Ssh => ssh::connect(name, host, say).await,

@@ -96,52 +96,31 @@ pub async fn run(
 }
 
 fn next_urgency(told: Urgency) -> Urgency {
-    if told == Urgency::None {
-        Urgency::Finish
-    } else {
-        Urgency::Now
-    }
+    if told == Urgency::None { Urgency::Finish } else { Urgency::Now }
 }
 
 fn silent(name: &str) -> anyhow::Error {
     let seconds = protocol::SILENCE_SECONDS;
-    Diagnostic::new(format!(
-        "host {name}: no sign of life for {seconds} s; the connection or the machine hangs"
-    ))
-    .hint("look at the machine, then run the same command again: it continues where it stopped")
-    .into()
+    Diagnostic::new(format!("host {name}: no sign of life for {seconds} s; the connection or the machine hangs"))
+        .hint("look at the machine, then run the same command again: it continues where it stopped")
+        .into()
 }
 
-async fn with_stderr(
-    name: &str,
-    error: anyhow::Error,
-    errors: tokio::task::JoinHandle<String>,
-) -> anyhow::Error {
+async fn with_stderr(name: &str, error: anyhow::Error, errors: tokio::task::JoinHandle<String>) -> anyhow::Error {
     if error.downcast_ref::<Diagnostic>().is_some() {
         return error;
     }
     let said = tokio::time::timeout(Duration::from_secs(2), errors).await;
     let said = said.ok().and_then(Result::ok).unwrap_or_default();
     let error = format!("{error:#}");
-    let prefix = if error.contains(&format!("host {name}")) {
-        String::new()
-    } else {
-        format!("host {name}: ")
-    };
-    let said = if said.is_empty() {
-        String::new()
-    } else {
-        format!(" ({said})")
-    };
+    let prefix = if error.contains(&format!("host {name}")) { String::new() } else { format!("host {name}: ") };
+    let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
     Diagnostic::new(format!("{prefix}{error}{said}"))
         .hint("run the same command again: it continues where it stopped")
         .into()
 }
 
-async fn read(
-    mut from: Box<dyn AsyncRead + Send + Unpin>,
-    to: mpsc::Sender<Result<Option<Frame<Reply>>>>,
-) {
+async fn read(mut from: Box<dyn AsyncRead + Send + Unpin>, to: mpsc::Sender<Result<Option<Frame<Reply>>>>) {
     loop {
         let frame = protocol::receive(&mut from).await;
         let last = !matches!(frame, Ok(Some(_)));
@@ -183,23 +162,9 @@ async fn send_blob(
         None => None,
     };
     let Some(mut file) = file else {
-        return protocol::send(
-            &mut to,
-            &Request::Blob {
-                sha256,
-                found: false,
-            },
-        )
-        .await;
+        return protocol::send(&mut to, &Request::Blob { sha256, found: false }).await;
     };
-    protocol::send(
-        &mut to,
-        &Request::Blob {
-            sha256,
-            found: true,
-        },
-    )
-    .await?;
+    protocol::send(&mut to, &Request::Blob { sha256, found: true }).await?;
     let mut buffer = vec![0; protocol::BLOB_CHUNK];
     loop {
         // An interruption must not wait behind a long transfer.

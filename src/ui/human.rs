@@ -22,48 +22,21 @@ pub fn red(text: &str) -> String {
 pub fn event(view: View, event: &Event, verbose: bool) -> Lines {
     let mut lines = Lines::default();
     match event {
-        Event::StageStarted { stage, .. } if view == View::Plan => {
-            lines.data.push(stage.bold().to_string())
+        Event::StageStarted { stage, .. } if view == View::Plan => lines.data.push(stage.bold().to_string()),
+        Event::Planned { resource, plan, diff, reason, .. } => {
+            lines.data.extend(planned(resource, *plan, diff, reason.as_deref(), verbose));
         }
-        Event::Planned {
-            resource,
-            plan,
-            diff,
-            reason,
-            ..
-        } => {
-            lines
-                .data
-                .extend(planned(resource, *plan, diff, reason.as_deref(), verbose));
-        }
-        Event::StepDone {
-            stage,
-            resource,
-            result,
-            diff,
-            seconds,
-            failure,
-            reason,
-        } => match result {
+        Event::StepDone { stage, resource, result, diff, seconds, failure, reason } => match result {
             Outcome::Changed => {
-                lines.notes.push(format!(
-                    "{} {stage}: {resource} {}",
-                    "~".yellow(),
-                    duration(*seconds).dimmed()
-                ));
+                lines.notes.push(format!("{} {stage}: {resource} {}", "~".yellow(), duration(*seconds).dimmed()));
                 lines.notes.extend(diff_lines(diff));
             }
             Outcome::Failed => {
                 let failure = failure.clone().unwrap_or_default();
-                lines
-                    .notes
-                    .extend(failure_lines(view, stage, resource, &failure));
+                lines.notes.extend(failure_lines(view, stage, resource, &failure));
             }
             Outcome::Skipped if verbose => {
-                lines.notes.push(format!(
-                    "- {stage}: {resource} skipped: {}",
-                    reason.as_deref().unwrap_or_default()
-                ));
+                lines.notes.push(format!("- {stage}: {resource} skipped: {}", reason.as_deref().unwrap_or_default()));
             }
             Outcome::Unchanged if verbose => lines.notes.push(format!("= {stage}: {resource}")),
             Outcome::Unchanged | Outcome::Skipped => {}
@@ -71,51 +44,27 @@ pub fn event(view: View, event: &Event, verbose: bool) -> Lines {
         Event::Output { line, .. } | Event::Progress { text: line, .. } if verbose => {
             lines.notes.push(format!("  | {line}"));
         }
-        Event::Check {
-            layer,
-            stage,
-            check,
-            status,
-            detail,
-            place,
-            ..
-        } => {
+        Event::Check { layer, stage, check, status, detail, place, .. } => {
             let line = format!("{} {check}  {}", mark(*status), detail.dimmed());
             match view {
                 View::Healthcheck => lines.data.push(format!("{layer:<12} {line}")),
                 _ if *status == Status::Fail => {
-                    lines.notes.push(format!(
-                        "{} {stage}: {check}: {detail}",
-                        red("check failed")
-                    ));
+                    lines.notes.push(format!("{} {stage}: {check}: {detail}", red("check failed")));
                     lines.notes.push(format!("  at {place}"));
-                    lines
-                        .notes
-                        .push(format!("  to continue: provision stage rerun {stage}"));
+                    lines.notes.push(format!("  to continue: provision stage rerun {stage}"));
                 }
                 _ if verbose => lines.notes.push(format!("  {line}")),
                 _ => {}
             }
         }
-        Event::StageDone {
-            stage,
-            result,
-            seconds,
-            changed,
-            reason,
-        } => {
+        Event::StageDone { stage, result, seconds, changed, reason } => {
             let what = match result {
                 Outcome::Changed => format!("{changed} changed"),
                 Outcome::Unchanged => "unchanged".to_owned(),
                 Outcome::Failed | Outcome::Skipped => reason.clone().unwrap_or_default(),
             };
             let state = state(*result);
-            lines.notes.push(format!(
-                "{state} {} {} {}",
-                stage.bold(),
-                what,
-                duration(*seconds).dimmed()
-            ));
+            lines.notes.push(format!("{state} {} {} {}", stage.bold(), what, duration(*seconds).dimmed()));
         }
         _ => {}
     }
@@ -141,20 +90,10 @@ fn mark(status: Status) -> String {
 }
 
 fn duration(seconds: f64) -> String {
-    if seconds < 0.1 {
-        format!("{:.0} ms", seconds * 1000.0)
-    } else {
-        format!("{seconds:.1} s")
-    }
+    if seconds < 0.1 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{seconds:.1} s") }
 }
 
-fn planned(
-    resource: &str,
-    plan: Verb,
-    diff: &Diff,
-    reason: Option<&str>,
-    verbose: bool,
-) -> Vec<String> {
+fn planned(resource: &str, plan: Verb, diff: &Diff, reason: Option<&str>, verbose: bool) -> Vec<String> {
     let (sign, word) = match plan {
         Verb::Create => ("+".green().to_string(), ""),
         Verb::Change => ("~".yellow().to_string(), ""),
@@ -164,10 +103,7 @@ fn planned(
         Verb::None if verbose => ("=".dimmed().to_string(), ""),
         Verb::None => return Vec::new(),
     };
-    let mut lines = vec![format!(
-        "  {sign} {resource}{word}{}",
-        reason.map_or(String::new(), |r| format!("  ({r})"))
-    )];
+    let mut lines = vec![format!("  {sign} {resource}{word}{}", reason.map_or(String::new(), |r| format!("  ({r})")))];
     lines.extend(diff_lines(diff).into_iter().map(|line| format!("  {line}")));
     lines
 }
@@ -177,12 +113,7 @@ fn diff_lines(diff: &Diff) -> Vec<String> {
     for change in &diff.changes {
         if change.detail.contains('\n') || change.detail.starts_with("@@") {
             lines.push(format!("    {}:", change.field));
-            lines.extend(
-                change
-                    .detail
-                    .lines()
-                    .map(|line| format!("      {}", colored(line))),
-            );
+            lines.extend(change.detail.lines().map(|line| format!("      {}", colored(line))));
         } else {
             lines.push(format!("    {}: {}", change.field, change.detail));
         }
@@ -230,12 +161,7 @@ pub fn end(view: View, summary: &Summary) -> String {
         View::Plan => {
             let mut text = format!(
                 "Plan: {} to create, {} to change, {} to delete, {} to run, {} pending, {} unchanged",
-                summary.create,
-                summary.change,
-                summary.delete,
-                summary.run,
-                summary.pending,
-                summary.unchanged
+                summary.create, summary.change, summary.delete, summary.run, summary.pending, summary.unchanged
             );
             if summary.failed > 0 {
                 text.push_str(&format!(", {} cannot be looked at", summary.failed));

@@ -13,10 +13,7 @@ pub fn begin(view: View, hosts: &[String], run_id: &str) -> Value {
 }
 
 fn diff_value(diff: &Diff) -> Value {
-    diff.changes
-        .iter()
-        .map(|change| json!({"field": change.field, "detail": change.detail}))
-        .collect()
+    diff.changes.iter().map(|change| json!({"field": change.field, "detail": change.detail})).collect()
 }
 
 fn round(seconds: f64) -> f64 {
@@ -25,14 +22,9 @@ fn round(seconds: f64) -> f64 {
 
 pub fn event(view: View, host: &str, event: &Event) -> Option<Value> {
     Some(match event {
-        Event::Planned {
-            stage,
-            resource,
-            plan,
-            diff,
-            reason,
-        } => {
-            let mut line = json!({"type": "resource", "host": host, "stage": stage, "resource": resource, "action": plan});
+        Event::Planned { stage, resource, plan, diff, reason } => {
+            let mut line =
+                json!({"type": "resource", "host": host, "stage": stage, "resource": resource, "action": plan});
             if !diff.changes.is_empty() {
                 line["diff"] = diff_value(diff);
             }
@@ -41,22 +33,9 @@ pub fn event(view: View, host: &str, event: &Event) -> Option<Value> {
             }
             line
         }
-        Event::StepDone {
-            stage,
-            resource,
-            result,
-            diff,
-            seconds,
-            failure,
-            reason,
-        } => {
-            let mut line =
-                json!({"type": "resource", "host": host, "stage": stage, "resource": resource});
-            line[if view == View::Plan {
-                "action"
-            } else {
-                "result"
-            }] = json!(result);
+        Event::StepDone { stage, resource, result, diff, seconds, failure, reason } => {
+            let mut line = json!({"type": "resource", "host": host, "stage": stage, "resource": resource});
+            line[if view == View::Plan { "action" } else { "result" }] = json!(result);
             line["seconds"] = json!(round(*seconds));
             if !diff.changes.is_empty() {
                 line["diff"] = diff_value(diff);
@@ -72,25 +51,11 @@ pub fn event(view: View, host: &str, event: &Event) -> Option<Value> {
             }
             line
         }
-        Event::Check {
-            stage,
-            layer,
-            check,
-            status,
-            detail,
-            seconds,
-            place,
-        } => json!({
+        Event::Check { stage, layer, check, status, detail, seconds, place } => json!({
             "type": "check", "host": host, "layer": layer, "stage": stage, "check": check, "status": status,
             "detail": detail, "seconds": round(*seconds), "place": place.to_string(),
         }),
-        Event::StageDone {
-            stage,
-            result,
-            seconds,
-            changed,
-            reason,
-        } => json!({
+        Event::StageDone { stage, result, seconds, changed, reason } => json!({
             "type": "stage", "host": host, "stage": stage, "result": result, "seconds": round(*seconds),
             "changed": changed, "ok": !matches!(result, Outcome::Failed | Outcome::Skipped), "reason": reason,
         }),

@@ -14,12 +14,8 @@ pub struct Live {
 
 impl Live {
     pub fn new(enabled: bool) -> Self {
-        let multi = enabled
-            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        Self {
-            multi,
-            bars: Mutex::default(),
-        }
+        let multi = enabled.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+        Self { multi, bars: Mutex::default() }
     }
 
     /// Shows what a topic does now and starts its clock anew. `false` when nothing is shown.
@@ -45,9 +41,7 @@ impl Live {
         };
         let bar = bars.entry(topic.to_owned()).or_insert_with(|| {
             let bar = multi.add(ProgressBar::new_spinner());
-            if let Ok(style) =
-                ProgressStyle::with_template("{spinner} {prefix:.bold} {elapsed:>4} {wide_msg}")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:.bold} {elapsed:>4} {wide_msg}") {
                 bar.set_style(style);
             }
             bar.set_prefix(topic.rsplit('/').next().unwrap_or(topic).to_owned());
@@ -70,11 +64,7 @@ impl Live {
 
     /// Removes all lines.
     pub fn finish(&self) {
-        let topics: Vec<_> = self
-            .bars
-            .lock()
-            .map(|bars| bars.keys().cloned().collect())
-            .unwrap_or_default();
+        let topics: Vec<_> = self.bars.lock().map(|bars| bars.keys().cloned().collect()).unwrap_or_default();
         topics.iter().for_each(|topic| self.clear(topic));
     }
 

@@ -48,8 +48,7 @@ pub struct Ui {
 
 impl Ui {
     pub fn new(json: bool, verbose: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal()
-            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self {
             json,
@@ -73,9 +72,7 @@ impl Ui {
     }
 
     fn redacted(&self, text: &str) -> String {
-        self.redactor
-            .read()
-            .map_or_else(|_| String::new(), |redactor| redactor.redact(text))
+        self.redactor.read().map_or_else(|_| String::new(), |redactor| redactor.redact(text))
     }
 
     /// A line of data, on standard output.
@@ -92,11 +89,7 @@ impl Ui {
     fn raw_data(&self, line: &str) {
         self.live.suspend(|| {
             let color = self.color && std::io::stdout().is_terminal();
-            let line = if color {
-                line.to_owned()
-            } else {
-                anstream::adapter::strip_str(line).to_string()
-            };
+            let line = if color { line.to_owned() } else { anstream::adapter::strip_str(line).to_string() };
             // A reader that has gone (`| head`) is fine.
             let _ = writeln!(std::io::stdout().lock(), "{line}");
         });
@@ -104,7 +97,11 @@ impl Ui {
 
     /// A line of a JSON answer, on standard output.
     pub fn json_line(&self, value: &Value) {
-        self.data(&value.to_string());
+        let mut value = value.clone();
+        if let Ok(redactor) = self.redactor.read() {
+            redactor.redact_json(&mut value);
+        }
+        self.raw_data(&value.to_string());
     }
 
     /// A line for the person, on standard error.
@@ -112,11 +109,7 @@ impl Ui {
         let line = self.redacted(line);
         self.live.suspend(|| {
             let color = self.color && std::io::stderr().is_terminal();
-            let line = if color {
-                line
-            } else {
-                anstream::adapter::strip_str(&line).to_string()
-            };
+            let line = if color { line } else { anstream::adapter::strip_str(&line).to_string() };
             let _ = writeln!(std::io::stderr().lock(), "{line}");
         });
     }
@@ -142,11 +135,7 @@ impl Ui {
         }
         let text = format!("{error:#}");
         for (index, line) in text.lines().enumerate() {
-            self.say(&if index == 0 {
-                format!("{} {line}", human::red("error:"))
-            } else {
-                line.to_owned()
-            });
+            self.say(&if index == 0 { format!("{} {line}", human::red("error:")) } else { line.to_owned() });
         }
     }
 
@@ -170,11 +159,7 @@ impl Ui {
             return;
         }
         let many = self.many.read().is_ok_and(|many| *many);
-        let prefix = if many {
-            format!("{host}: ")
-        } else {
-            String::new()
-        };
+        let prefix = if many { format!("{host}: ") } else { String::new() };
         let lines = human::event(view, event, self.verbose);
         for line in lines.data {
             self.data(&format!("{prefix}{line}"));
@@ -196,16 +181,8 @@ impl Ui {
             Event::Output { stage, line } => {
                 self.live.note(&topic(stage), &self.redacted(line));
             }
-            Event::CheckWaiting {
-                stage,
-                check,
-                detail,
-                ..
-            } => {
-                self.live.set(
-                    &topic(stage),
-                    &self.redacted(&format!("check {check}: {detail}")),
-                );
+            Event::CheckWaiting { stage, check, detail, .. } => {
+                self.live.set(&topic(stage), &self.redacted(&format!("check {check}: {detail}")));
             }
             Event::StageDone { stage, .. } => self.live.clear(&topic(stage)),
             _ => {}

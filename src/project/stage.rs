@@ -158,7 +158,6 @@ fn entry(item: &Node, list: &str, kinds: Option<&[&str]>, faults: &mut Vec<Diagn
         None => None,
     };
     let known = kinds.unwrap_or_default();
-    let known = kinds.unwrap_or_default();
     if found.len() != 1 {
         let message = if found.is_empty() { "the entry names no kind" } else { "the entry names more than one kind" };
         let place = found.get(1).map_or(&item.place, |(key, _)| &key.place);

@@ -9,6 +9,9 @@ use super::state::{State, replace_file};
 
 const FIRST_LINE: &str = "# written by `provision sandbox up`; `provision sandbox down` removes it";
 
+/// What differs from a real VM: only this machine reaches the host, so its service may be reached on a port of the host.
+const VALUES: &str = "values:\n  inference:\n    expose: true\n";
+
 /// Checks that `path` may be written: its folder exists and a file there is one of ours.
 ///
 /// # Errors
@@ -68,7 +71,7 @@ fn text(hosts: &[(State, &Path)]) -> String {
         let list: Vec<_> = artifacts.iter().map(|artifact| scalar(artifact)).collect();
         text.push_str(&format!("artifacts: [{}]\n", list.join(", ")));
     }
-    text + "values:\n  profile: sandbox\n"
+    text + VALUES
 }
 
 /// A YAML string: plain where it can only be a string, else quoted.
@@ -112,7 +115,8 @@ hosts:
     host_key: ssh-ed25519 AAAA
 artifacts: [../sandbox/artifacts.yml]
 values:
-  profile: sandbox
+  inference:
+    expose: true
 "
         );
     }

@@ -23,10 +23,10 @@ pub async fn connect(name: &str, host: &HostSpec, say: &(dyn Fn(&str) + Send + S
     let folder = runtime_folder()?;
     let scratch =
         tempfile::Builder::new().prefix("s").tempdir_in(&folder).context("cannot make a folder for the connection")?;
-    say("connecting");
-    let session = open(name, host, scratch.path()).await?;
     let own = std::env::current_exe().context("cannot find the running binary")?;
     let sha256 = hash::sha256_reader(std::fs::File::open(&own)?)?;
+    say("connecting");
+    let session = open(name, host, scratch.path()).await?;
     let remote = look(name, &session, &sha256).await?;
     let path = match remote.agent {
         Some(path) => path,
@@ -83,9 +83,9 @@ async fn open(name: &str, host: &HostSpec, scratch: &Path) -> Result<Session> {
         .server_alive_interval(Duration::from_secs(10))
         .control_directory(scratch)
         // Should we be killed, the master ends soon after us.
-        .control_persist(ControlPersist::IdleFor(std::num::NonZeroUsize::MIN.saturating_add(4)));
+        .control_persist(ControlPersist::IdleFor(std::num::NonZeroUsize::MIN.saturating_add(14)));
     if let Some(key) = &host.identity_file {
-        builder.keyfile(key);
+        builder.keyfile(expanded(key));
     }
     if let Some(jump) = &host.jump_host {
         builder.jump_hosts([jump]);
@@ -101,6 +101,14 @@ async fn open(name: &str, host: &HostSpec, scratch: &Path) -> Result<Session> {
         builder.user_known_hosts_file(&known).config_file(&config);
     }
     builder.connect_mux(address).await.map_err(|error| explain(name, host, &error).into())
+}
+
+/// `~/` as a shell would read it.
+fn expanded(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => path.to_path_buf(),
+    }
 }
 
 /// What ssh says, in words that lead out.

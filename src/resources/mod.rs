@@ -3,7 +3,21 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
+pub mod archive;
+pub mod artifact;
+pub mod command;
+pub mod directory;
+pub mod download;
+pub mod file;
+pub mod link;
+pub mod mode;
+pub mod path;
+mod placement;
+#[cfg(test)]
+mod promise_tests;
 pub mod registry;
+#[cfg(test)]
+pub mod testing;
 
 use anyhow::Result;
 use async_trait::async_trait;

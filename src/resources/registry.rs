@@ -45,7 +45,14 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 }
 
 /// All kinds, in the order of the reference.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[
+    Kind::of::<super::directory::Directory>(),
+    Kind::of::<super::file::File>(),
+    Kind::of::<super::link::Link>(),
+    Kind::of::<super::download::Download>(),
+    Kind::of::<super::archive::Archive>(),
+    Kind::of::<super::command::Command>(),
+];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

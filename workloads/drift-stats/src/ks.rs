@@ -37,6 +37,28 @@ pub struct KsTest {
 /// # Errors
 /// An empty sample or a NaN.
 pub fn ks_test(reference: &[f64], current: &[f64], method: Method) -> Result<KsTest, StatError> {
+    let (lattice, h, location) = largest_gap(reference, current)?;
+    let (p, method) = lattice.p_value(h, method);
+    Ok(KsTest {
+        d: lattice.statistic(h),
+        p,
+        location,
+        n: (reference.len(), current.len()),
+        method,
+    })
+}
+
+/// D alone, without the cost of a p-value.
+///
+/// # Errors
+/// As [`ks_test`].
+pub fn ks_distance(reference: &[f64], current: &[f64]) -> Result<f64, StatError> {
+    let (lattice, h, _) = largest_gap(reference, current)?;
+    Ok(lattice.statistic(h))
+}
+
+/// The largest gap in lattice units, and where it lies.
+fn largest_gap(reference: &[f64], current: &[f64]) -> Result<(Lattice, u128, f64), StatError> {
     check_ordered("reference", reference)?;
     check_ordered("current", current)?;
     let sorted = |values: &[f64]| {
@@ -67,14 +89,7 @@ pub fn ks_test(reference: &[f64], current: &[f64], method: Method) -> Result<KsT
             location = value;
         }
     }
-    let (p, method) = lattice.p_value(h, method);
-    Ok(KsTest {
-        d: lattice.statistic(h),
-        p,
-        location,
-        n: (a.len(), b.len()),
-        method,
-    })
+    Ok((lattice, h, location))
 }
 
 /// The lattice of a two-sample test: a merged sample is a path from (0, 0) to (n1, n2), D is a whole number of steps of

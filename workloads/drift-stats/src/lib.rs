@@ -12,8 +12,10 @@
 //! | [`evidently`] | the distances of evidently 0.7, number for number |
 //! | [`chi2`], [`multiple`] | chi-squared tests, Benjamini-Hochberg |
 //! | [`seed`] | the earlier system's PSI/KS rule, kept for side-by-side comparison |
+//! | [`decision`] | from served predictions to `ok`, `suspect`, `drift`, ..., with a memory |
 
 pub mod chi2;
+pub mod decision;
 pub mod edges;
 pub mod error;
 pub mod evidently;

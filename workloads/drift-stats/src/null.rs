@@ -41,7 +41,7 @@ pub struct NullSample {
 }
 
 impl NullSample {
-    fn new(mut values: Vec<f64>) -> Result<Self, StatError> {
+    pub(crate) fn new(mut values: Vec<f64>) -> Result<Self, StatError> {
         crate::error::check_ordered("null sample", &values)?;
         values.sort_unstable_by(f64::total_cmp);
         Ok(Self { sorted: values })

@@ -148,7 +148,7 @@ impl PredictionShift {
 /// Compares a window with the reference.
 ///
 /// # Errors
-/// A prediction or feature that is not finite, or a record with a wrong number of features. Too little data is no error: see
+/// A baseline that does not hold together ([`Reference::check`]), a prediction or feature that is not finite, or a record with a wrong number of features. Too little data is no error: see
 /// [`Compared::missing`].
 pub fn measure(
     reference: &Reference,
@@ -164,6 +164,7 @@ pub fn measure(
             serving: window.model_version.clone(),
         });
     }
+    reference.check()?;
     check_records(&window.records, reference.features.len())?;
     let (thinned, engines) = thin(&window.records);
     let mut found = Compared {

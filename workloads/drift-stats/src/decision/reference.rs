@@ -163,6 +163,37 @@ impl Reference {
         Ok(reference)
     }
 
+    /// Whether the parts fit together: a stored baseline may have been edited or cut.
+    ///
+    /// # Errors
+    /// The first part that does not fit, by name.
+    pub fn check(&self) -> Result<(), StatError> {
+        let bad = |detail: &str| {
+            Err(StatError::BadParameter {
+                name: "baseline",
+                detail: format!("{detail}: make it anew from the model's training data"),
+            })
+        };
+        if self.regimes.len() < 2 || self.regimes.iter().all(|&c| c == 0) {
+            return bad("it counts no regimes");
+        }
+        if self.predictions.is_empty() || self.predictions.len() != self.by_age.len() {
+            return bad("its age groups of predictions and of records differ");
+        }
+        if self.predictions.iter().any(|h| h.bounds() != self.bounds()) {
+            return bad("its age groups have different histogram bounds");
+        }
+        if self
+            .by_age
+            .iter()
+            .flatten()
+            .any(|&i| i >= self.records.len())
+        {
+            return bad("an age group names a record that is not there");
+        }
+        check_records(&self.records, self.features.len())
+    }
+
     /// Bounds of the prediction histograms.
     #[must_use]
     pub fn bounds(&self) -> &[f64] {
@@ -276,4 +307,107 @@ fn null_of_shape(
         psi: quantiles(psi)?,
         sensor: quantiles(sensor)?,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::decision::{Policy, Window, measure};
+
+    fn engines(n: u64) -> Vec<Vec<Record>> {
+        let record = |engine, cycle: u32| Record {
+            engine: Some(engine),
+            cycle: Some(cycle),
+            regime: Some(0),
+            features: vec![f64::from(cycle * 7 % 13)],
+            prediction: f64::from(200 - cycle),
+        };
+        (0..n)
+            .map(|e| (30..150).map(|c| record(e, c)).collect())
+            .collect()
+    }
+
+    fn fit() -> Fit {
+        Fit {
+            bounds: vec![75.0, 100.0, 125.0],
+            regimes: 6,
+            age_width: 25,
+            keep_every: 10,
+            shapes: vec![(20, 10), (5, 10)],
+            draws: 10,
+            min_expected: 5.0,
+            seed: 3,
+        }
+    }
+
+    fn reference() -> Reference {
+        Reference::fit("1", &["s2".to_owned()], &engines(30), &fit()).unwrap()
+    }
+
+    #[test]
+    fn the_nearest_smaller_shape_gives_the_null() {
+        let reference = reference();
+        reference.check().unwrap();
+        assert_eq!(reference, self::reference(), "not deterministic");
+        assert!(reference.null_for(4).is_none());
+        assert_eq!(reference.null_for(19).unwrap().engines, 5);
+        assert_eq!(reference.null_for(500).unwrap().engines, 20);
+    }
+
+    #[test]
+    fn unusual_ages_take_the_nearest_group() {
+        let reference = reference();
+        for cycle in [None, Some(0), Some(40), Some(149), Some(u32::MAX)] {
+            assert!(reference.predictions_at(cycle).unwrap().total() > 0);
+            assert!(!reference.pool(cycle).unwrap().1.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_damaged_baseline_is_refused_not_trusted() {
+        let window = Window {
+            model_version: "1".to_owned(),
+            is_stub: false,
+            records: engines(30).concat(),
+        };
+        let policy = Policy::default();
+        assert!(measure(&reference(), &window, &policy).is_ok());
+        let damage: [fn(&mut Reference); 6] = [
+            |r| r.regimes.clear(),
+            |r| r.predictions.clear(),
+            |r| r.by_age.truncate(1),
+            |r| r.records.truncate(1),
+            |r| r.predictions[0] = Histogram::new(&[1.0]).unwrap(),
+            |r| r.records[0].features = vec![1.0, 2.0],
+        ];
+        for (i, damage) in damage.into_iter().enumerate() {
+            let mut broken = reference();
+            damage(&mut broken);
+            assert!(measure(&broken, &window, &policy).is_err(), "damage {i}");
+        }
+        let mut window = window;
+        window.records[3].prediction = f64::NAN;
+        assert!(measure(&reference(), &window, &policy).is_err());
+    }
+
+    #[test]
+    fn bad_fits_are_refused() {
+        let features = ["s2".to_owned()];
+        let with = |change: fn(&mut Fit)| {
+            let mut fit = fit();
+            change(&mut fit);
+            Reference::fit("1", &features, &engines(4), &fit)
+        };
+        assert!(with(|_| ()).is_ok());
+        assert!(with(|f| f.age_width = 0).is_err());
+        assert!(with(|f| f.keep_every = 0).is_err());
+        assert!(with(|f| f.draws = 0).is_err());
+        assert!(with(|f| f.shapes = vec![(0, 5)]).is_err());
+        assert!(with(|f| f.bounds = vec![2.0, 1.0]).is_err());
+        assert!(Reference::fit("1", &features, &engines(1), &fit()).is_err());
+        let mut odd = engines(4);
+        odd[0][0].cycle = Some(u32::MAX);
+        assert!(Reference::fit("1", &features, &odd, &fit()).is_err());
+    }
 }

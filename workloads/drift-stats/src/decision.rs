@@ -353,6 +353,13 @@ mod tests {
     }
 
     #[test]
+    fn clean_windows_count_only_in_a_row() {
+        let (bad, good) = (found(Some(0.1), 0.9), found(Some(0.1), 0.0));
+        let out = run(&[bad.clone(), good.clone(), bad, good]);
+        assert!(out.iter().all(|o| o.0 == State::Drift), "{out:?}");
+    }
+
+    #[test]
     fn small_input_shifts_wait_large_ones_do_not() {
         let states = run(&[found(Some(0.1), 0.3), found(Some(0.1), 0.3)]);
         assert_eq!(states, [(State::Suspect, false), (State::Drift, true)]);

@@ -182,9 +182,9 @@ async fn run_up(job: &Job, host: &RealHost, teller: &Teller, cancel: &Cancel) ->
     let ledger = FileLedger::open(Path::new(STATE), &job.run_id, teller.redactor.clone())?;
     let stages = job.program.stages.iter().map(|stage| stage.name.clone()).collect();
     ledger.append(Entry::RunStarted { by: job.by.clone(), stages }).context("the host's ledger cannot be written")?;
-    let host_of = |stage: &str| -> Box<dyn WriteHost> {
+    let host_of = |stage: &str| -> Arc<dyn WriteHost> {
         let (teller, stage) = (teller.clone(), stage.to_owned());
-        Box::new(host.with_events(Arc::new(move |event| teller.host_event(&stage, event))))
+        Arc::new(host.with_events(Arc::new(move |event| teller.host_event(&stage, event))))
     };
     let emit = |event| teller.tell(event);
     let summary = up::up(&job.program, &host_of, &ledger, cancel, &emit).await;

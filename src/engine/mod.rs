@@ -90,3 +90,6 @@ impl Probe {
         kind.parse(self.spec.clone()).with_context(|| format!("{}: spec of {}", self.place, self.title()))
     }
 }
+
+#[cfg(test)]
+mod tests;

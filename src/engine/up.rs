@@ -2,6 +2,7 @@
 //! run side by side.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -48,11 +49,11 @@ pub trait Ledger: Send + Sync {
 }
 
 /// Gives the host to a stage: what happens below is told under the stage's name.
-pub type HostOf<'a> = &'a (dyn Fn(&str) -> Box<dyn WriteHost> + Send + Sync);
+pub type HostOf<'a> = &'a (dyn Fn(&str) -> Arc<dyn WriteHost> + Send + Sync);
 
 /// Everything a stage needs while it runs.
 struct Run<'a> {
-    host: Box<dyn WriteHost>,
+    host: Arc<dyn WriteHost>,
     ledger: &'a dyn Ledger,
     cancel: &'a Cancel,
     emit: &'a (dyn Fn(Event) + Send + Sync),

@@ -95,9 +95,7 @@ impl Archive {
                 Kind::Link { target } => host.symlink(&path, Path::new(target)),
                 Kind::Same { as_name } => {
                     let other = self.directory().join(as_name);
-                    let mut content = host
-                        .open(&other)?
-                        .with_context(|| format!("{as_name}: was not unpacked"))?;
+                    let mut content = host.open(&other)?.with_context(|| format!("{as_name}: was not unpacked"))?;
                     host.write_stream(&path, &mut content, entry.mode, Owner::ROOT)
                 }
             }
@@ -108,9 +106,7 @@ impl Archive {
     /// Removes what the last version had and this one lacks, deepest first.
     fn remove_stale(&self, host: &dyn WriteHost, old: &Record, new: &[Entry]) -> Result<()> {
         for entry in old.entries.iter().rev() {
-            let stays = new
-                .iter()
-                .any(|other| other.name == entry.name && other.kind.same_type(&entry.kind));
+            let stays = new.iter().any(|other| other.name == entry.name && other.kind.same_type(&entry.kind));
             let path = self.directory().join(&entry.name);
             if stays {
                 continue;
@@ -129,8 +125,7 @@ impl Archive {
 }
 
 fn opened(host: &dyn WriteHost, archive: &Path) -> Result<Box<dyn Read + Send>> {
-    host.open(archive)?
-        .with_context(|| format!("{}: disappeared from the cache", archive.display()))
+    host.open(archive)?.with_context(|| format!("{}: disappeared from the cache", archive.display()))
 }
 
 /// How what is at `path` differs from what was unpacked there.
@@ -147,14 +142,13 @@ fn damage(host: &dyn ReadHost, path: &Path, entry: &Entry) -> Result<Option<&'st
         return Ok(Some("is of another type"));
     }
     Ok(match &entry.kind {
-        Kind::Link { target } => (host.read_link(path)?.as_deref() != Some(Path::new(target)))
-            .then_some("leads elsewhere"),
+        Kind::Link { target } => {
+            (host.read_link(path)?.as_deref() != Some(Path::new(target))).then_some("leads elsewhere")
+        }
         // A directory may have been there before us.
         Kind::Directory => None,
         Kind::File { size } if stat.size != *size => Some("has another size"),
-        Kind::File { .. } | Kind::Same { .. } => {
-            (stat.mode != entry.mode).then_some("has another mode")
-        }
+        Kind::File { .. } | Kind::Same { .. } => (stat.mode != entry.mode).then_some("has another mode"),
     })
 }
 
@@ -180,12 +174,7 @@ impl Resource for Archive {
                 damaged.push((entry.name.clone(), how));
             }
         }
-        Ok(Observed::Known(State {
-            record,
-            damaged,
-            version: pin.version.clone(),
-            sha256: pin.sha256.clone(),
-        }))
+        Ok(Observed::Known(State { record, damaged, version: pin.version.clone(), sha256: pin.sha256.clone() }))
     }
 
     fn diff(&self, state: &State) -> Diff {
@@ -210,11 +199,7 @@ impl Resource for Archive {
             );
         }
         diff.compare("strip", &record.strip.to_string(), &self.strip.to_string());
-        diff.compare(
-            "include",
-            &record.include.join(", "),
-            &self.include.join(", "),
-        );
+        diff.compare("include", &record.include.join(", "), &self.include.join(", "));
         for (name, how) in &state.damaged {
             diff.push(name.clone(), *how);
         }

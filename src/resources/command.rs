@@ -73,9 +73,7 @@ impl Resource for Command {
             bail!("`unless` needs at least the name of a program");
         }
         if self.timeout == Some(0) {
-            bail!(
-                "a `timeout` of 0 seconds ends the program at once; give it more or leave it out"
-            );
+            bail!("a `timeout` of 0 seconds ends the program at once; give it more or leave it out");
         }
         Ok(())
     }
@@ -86,11 +84,7 @@ impl Resource for Command {
             (None, Some(unless)) => host.query(&Query::by_author(unless)).await?.success(),
             (None, None) => return Ok(Observed::Known(State::Unknown)),
         };
-        Ok(Observed::Known(if done {
-            State::Done
-        } else {
-            State::NotDone
-        }))
+        Ok(Observed::Known(if done { State::Done } else { State::NotDone }))
     }
 
     fn diff(&self, state: &State) -> Diff {
@@ -99,10 +93,7 @@ impl Resource for Command {
             (State::NotDone, Some(path), _) => (Action::Create, format!("{path} does not exist")),
             (State::NotDone, None, unless) => (
                 Action::Change,
-                format!(
-                    "`{}` says that it is not done",
-                    unless.as_deref().unwrap_or_default().join(" ")
-                ),
+                format!("`{}` says that it is not done", unless.as_deref().unwrap_or_default().join(" ")),
             ),
             (State::Unknown, ..) => (Action::Run, "runs every time".to_owned()),
         };
@@ -156,20 +147,13 @@ mod tests {
     async fn unless_is_asked_before_and_after() {
         let command: Command = spec(r#"{"argv": ["enable"], "unless": ["is-enabled"]}"#);
         let host = FakeHost::new()
-            .on_query(&["is-enabled"], |files, _| {
-                files
-                    .node("/run/on")
-                    .map_or_else(|| failed(1, ""), |_| ok(""))
-            })
+            .on_query(&["is-enabled"], |files, _| files.node("/run/on").map_or_else(|| failed(1, ""), |_| ok("")))
             .on_run(&["enable"], |files, _| {
                 files.put_file("/run/on", "", 0o644);
                 ok("")
             });
         let shown = changes(&command, &host).await;
-        assert_eq!(
-            shown,
-            ["change", "run: `is-enabled` says that it is not done"]
-        );
+        assert_eq!(shown, ["change", "run: `is-enabled` says that it is not done"]);
         assert_eq!(host.queries().len(), 2);
     }
 
@@ -178,9 +162,7 @@ mod tests {
         let command: Command = spec(r#"{"argv": ["sync"]}"#);
         let host = FakeHost::new().answer(&["sync"], ok(""));
         for _ in 0..2 {
-            let Planned::Change(diff) = command.plan(&host).await.unwrap() else {
-                panic!()
-            };
+            let Planned::Change(diff) = command.plan(&host).await.unwrap() else { panic!() };
             assert_eq!(diff.action, Some(Action::Run));
             Resource::apply(&command, &host, &diff).await.unwrap();
         }
@@ -190,22 +172,10 @@ mod tests {
     #[test]
     fn specs_that_make_no_sense_are_refused() {
         for (json, reason) in [
-            (
-                r#"{"argv": []}"#,
-                "`argv` needs at least the name of a program",
-            ),
-            (
-                r#"{"argv": ["a"], "creates": "/x", "unless": ["b"]}"#,
-                "keep one of them",
-            ),
-            (
-                r#"{"argv": ["a"], "unless": []}"#,
-                "`unless` needs at least",
-            ),
-            (
-                r#"{"argv": ["a"], "timeout": 0}"#,
-                "a `timeout` of 0 seconds",
-            ),
+            (r#"{"argv": []}"#, "`argv` needs at least the name of a program"),
+            (r#"{"argv": ["a"], "creates": "/x", "unless": ["b"]}"#, "keep one of them"),
+            (r#"{"argv": ["a"], "unless": []}"#, "`unless` needs at least"),
+            (r#"{"argv": ["a"], "timeout": 0}"#, "a `timeout` of 0 seconds"),
         ] {
             let mut command: Command = spec(json);
             let error = Resource::resolve(&mut command, &mut Project::default()).unwrap_err();

@@ -75,10 +75,7 @@ impl Directory {
                 "{}: a link is there that leads to no directory; remove it or choose another path",
                 path.display()
             ),
-            _ => bail!(
-                "{}: a file is there; move it away or choose another path",
-                path.display()
-            ),
+            _ => bail!("{}: a file is there; move it away or choose another path", path.display()),
         }
     }
 }
@@ -97,10 +94,7 @@ impl Resource for Directory {
             bail!("a directory that is `absent` has no mode or owner; remove those keys");
         }
         if self.absent && self.path().components().count() < 3 {
-            bail!(
-                "{} is a directory of the system; `absent` needs a path at least two levels deep",
-                self.path
-            );
+            bail!("{} is a directory of the system; `absent` needs a path at least two levels deep", self.path);
         }
         Ok(())
     }
@@ -124,10 +118,7 @@ impl Resource for Directory {
         let found = match place {
             None => None,
             Some((place, stat)) => {
-                let have = Owner {
-                    uid: stat.uid,
-                    gid: stat.gid,
-                };
+                let have = Owner { uid: stat.uid, gid: stat.gid };
                 Some(Found {
                     mode: stat.mode,
                     owner: match (&want_owner, want == Some(have)) {
@@ -136,11 +127,7 @@ impl Resource for Directory {
                         // Nobody asks for it.
                         (None, _) => String::new(),
                     },
-                    entries: if self.absent {
-                        host.list_dir(&place)?.len()
-                    } else {
-                        0
-                    },
+                    entries: if self.absent { host.list_dir(&place)?.len() } else { 0 },
                 })
             }
         };
@@ -187,17 +174,14 @@ impl Resource for Directory {
             make_parents(host, path)?;
             host.create_dir(path, self.mode.unwrap_or(Mode(0o755)).0)?;
         }
-        let (place, stat) = self
-            .place(host.as_read())?
-            .with_context(|| format!("{}: disappeared", path.display()))?;
+        let (place, stat) = self.place(host.as_read())?.with_context(|| format!("{}: disappeared", path.display()))?;
         if diff.has("owner") {
             let owner = owner::lookup(host.as_read(), self.owner.as_deref(), self.group.as_deref());
             match owner.await? {
                 Lookup::Found(owner) => host.set_owner(&place, owner)?,
-                Lookup::Missing(what) => bail!(
-                    "{}: {what} does not exist; add a `user` resource before it",
-                    path.display()
-                ),
+                Lookup::Missing(what) => {
+                    bail!("{}: {what} does not exist; add a `user` resource before it", path.display())
+                }
             }
         }
         if diff.has("mode") {
@@ -222,12 +206,7 @@ mod tests {
         assert_eq!(shown, ["create", "mode: 0750", "owner: app:8"]);
         assert_eq!(
             host.changes(),
-            [
-                "mkdir /opt/a 0755",
-                "mkdir /opt/a/b 0750",
-                "owner /opt/a/b 7:8",
-                "mode /opt/a/b 0750"
-            ]
+            ["mkdir /opt/a 0755", "mkdir /opt/a/b 0750", "owner /opt/a/b 7:8", "mode /opt/a/b 0750"]
         );
     }
 
@@ -243,9 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_link_to_a_directory_will_do() {
-        let host = FakeHost::new()
-            .dir("/mnt/disk", 0o755)
-            .link("/data", "mnt/disk");
+        let host = FakeHost::new().dir("/mnt/disk", 0o755).link("/data", "mnt/disk");
         let directory: Directory = spec(r#"{"path": "/data", "mode": "0700"}"#);
         changes(&directory, &host).await;
         assert_eq!(host.changes(), ["mode /mnt/disk 0700"]);
@@ -253,9 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn removed_with_all_in_it() {
-        let host = FakeHost::new()
-            .file("/opt/old/a/b", "", 0o644)
-            .file("/opt/old/c", "", 0o644);
+        let host = FakeHost::new().file("/opt/old/a/b", "", 0o644).file("/opt/old/c", "", 0o644);
         let directory: Directory = spec(r#"{"path": "/opt/old", "absent": true}"#);
         let shown = changes(&directory, &host).await;
         assert_eq!(shown, ["delete", "path: removed, with 2 entries"]);
@@ -264,35 +239,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_ours_is_refused_and_what_is_missing_awaited() {
-        let host = FakeHost::new()
-            .file("/opt/f", "", 0o644)
-            .link("/opt/l", "gone");
+        let host = FakeHost::new().file("/opt/f", "", 0o644).link("/opt/l", "gone");
         let error = refused(&spec::<Directory>(r#"{"path": "/opt/f"}"#), &host).await;
-        assert_eq!(
-            error,
-            "/opt/f: a file is there; move it away or choose another path"
-        );
+        assert_eq!(error, "/opt/f: a file is there; move it away or choose another path");
         let error = refused(&spec::<Directory>(r#"{"path": "/opt/l"}"#), &host).await;
-        assert!(
-            error.contains("a link is there that leads to no directory"),
-            "{error}"
-        );
+        assert!(error.contains("a link is there that leads to no directory"), "{error}");
         let directory: Directory = spec(r#"{"path": "/opt/d", "owner": "app"}"#);
-        assert_eq!(
-            pending(&directory, &host).await,
-            "user \"app\" does not exist yet"
-        );
+        assert_eq!(pending(&directory, &host).await, "user \"app\" does not exist yet");
     }
 
     #[test]
     fn the_directories_of_the_system_are_not_removed() {
         let mut directory: Directory = spec(r#"{"path": "/etc", "absent": true}"#);
         let error = directory.resolve(&mut crate::resources::testing::Project::default());
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("/etc is a directory of the system")
-        );
+        assert!(error.unwrap_err().to_string().contains("/etc is a directory of the system"));
     }
 }

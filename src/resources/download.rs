@@ -76,31 +76,20 @@ impl Resource for Download {
             Ok(placed) => placed,
             Err(reason) => return Ok(Observed::Pending(reason)),
         };
-        let have = if placed.is_file() {
-            host.sha256(self.path.as_ref())?
-        } else {
-            None
-        };
-        Ok(Observed::Known(State {
-            placed,
-            have,
-            want: pin.sha256.clone(),
-            version: pin.version.clone(),
-        }))
+        let have = if placed.is_file() { host.sha256(self.path.as_ref())? } else { None };
+        Ok(Observed::Known(State { placed, have, want: pin.sha256.clone(), version: pin.version.clone() }))
     }
 
     fn diff(&self, state: &State) -> Diff {
         let mut diff = self.placement().diff(&state.placed);
         if state.have.as_ref() != Some(&state.want) {
-            let before = state.have.as_deref().map_or_else(String::new, |have| {
-                format!("sha256 {} -> ", have.get(..12).unwrap_or(have))
-            });
+            let before = state
+                .have
+                .as_deref()
+                .map_or_else(String::new, |have| format!("sha256 {} -> ", have.get(..12).unwrap_or(have)));
             let want = state.want.get(..12).unwrap_or(&state.want);
             let name = self.artifact.name();
-            diff.push(
-                "content",
-                format!("{before}{name} {} (sha256 {want})", state.version),
-            );
+            diff.push("content", format!("{before}{name} {} (sha256 {want})", state.version));
         }
         diff
     }
@@ -112,9 +101,8 @@ impl Resource for Download {
         }
         let owner = placement.owner(host.as_read()).await?;
         let fetched = host.fetch(self.artifact.pin()?).await?;
-        let mut content = host
-            .open(&fetched)?
-            .ok_or_else(|| anyhow::anyhow!("{}: disappeared from the cache", fetched.display()))?;
+        let mut content =
+            host.open(&fetched)?.ok_or_else(|| anyhow::anyhow!("{}: disappeared from the cache", fetched.display()))?;
         host.write_stream(placement.path, &mut content, placement.mode.0, owner)
     }
 }
@@ -129,14 +117,8 @@ mod tests {
     use crate::resources::testing::{Project, changes, nothing, spec};
 
     fn download(content: &str) -> Download {
-        let pin = ArtifactPin {
-            name: "k3s".into(),
-            version: "v2".into(),
-            sha256: hash::sha256(content),
-            url: None,
-        };
-        let mut download: Download =
-            spec(r#"{"artifact": "k3s", "path": "/usr/local/bin/k3s", "mode": "0755"}"#);
+        let pin = ArtifactPin { name: "k3s".into(), version: "v2".into(), sha256: hash::sha256(content), url: None };
+        let mut download: Download = spec(r#"{"artifact": "k3s", "path": "/usr/local/bin/k3s", "mode": "0755"}"#);
         let mut project = Project::default();
         assert!(download.resolve(&mut project).is_err());
         project.artifacts.insert("k3s".into(), pin);
@@ -151,14 +133,9 @@ mod tests {
         let host = FakeHost::new().artifact("new");
         let shown = changes(&download, &host).await;
         let content = format!("content: k3s v2 (sha256 {digest})");
-        assert_eq!(
-            shown,
-            ["create", "mode: 0755", "owner: root:root", &content]
-        );
+        assert_eq!(shown, ["create", "mode: 0755", "owner: root:root", &content]);
         nothing(&download, &host).await;
-        let host = FakeHost::new()
-            .artifact("new")
-            .file("/usr/local/bin/k3s", "old", 0o755);
+        let host = FakeHost::new().artifact("new").file("/usr/local/bin/k3s", "old", 0o755);
         let shown = changes(&download, &host).await;
         let old = &hash::sha256("old")[..12];
         let content = format!("content: sha256 {old} -> k3s v2 (sha256 {digest})");

@@ -106,11 +106,9 @@ impl File {
     fn wanted(&self) -> Result<Cow<'_, [u8]>> {
         match (&self.content, &self.content_base64) {
             (Some(text), _) => Ok(Cow::Borrowed(text.as_bytes())),
-            (None, Some(encoded)) => Ok(Cow::Owned(
-                STANDARD
-                    .decode(encoded)
-                    .context("`content_base64` is not base64")?,
-            )),
+            (None, Some(encoded)) => {
+                Ok(Cow::Owned(STANDARD.decode(encoded).context("`content_base64` is not base64")?))
+            }
             (None, None) => bail!("the content of {} was not resolved", self.path),
         }
     }
@@ -130,10 +128,7 @@ impl File {
             (Some(before), Ok(after)) if !after.contains('\0') => {
                 diff.compare_text("content", before, after);
             }
-            _ => diff.push(
-                "content",
-                format!("{} -> {}", brief(before), described(after)),
-            ),
+            _ => diff.push("content", format!("{} -> {}", brief(before), described(after))),
         }
     }
 
@@ -162,24 +157,17 @@ impl File {
     /// Where new content is while it is checked.
     fn candidate(&self) -> PathBuf {
         let name = self.path().file_name().unwrap_or_default();
-        self.path()
-            .with_file_name(format!(".{}.provision-check", name.to_string_lossy()))
+        self.path().with_file_name(format!(".{}.provision-check", name.to_string_lossy()))
     }
 }
 
 /// The bytes as text, when they are text.
 fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes)
-        .ok()
-        .filter(|it| !it.contains('\0'))
+    std::str::from_utf8(bytes).ok().filter(|it| !it.contains('\0'))
 }
 
 fn described(bytes: &[u8]) -> String {
-    format!(
-        "sha256 {} ({} bytes)",
-        &hash::sha256(bytes)[..12],
-        bytes.len()
-    )
+    format!("sha256 {} ({} bytes)", &hash::sha256(bytes)[..12], bytes.len())
 }
 
 fn brief(content: &Content) -> String {
@@ -211,27 +199,18 @@ impl Resource for File {
         .collect();
         match (self.absent, given.len()) {
             (true, 0) => return Ok(()),
-            (true, _) => bail!(
-                "a file that is `absent` has no `{}`; remove one of them",
-                given[0]
-            ),
+            (true, _) => bail!("a file that is `absent` has no `{}`; remove one of them", given[0]),
             (false, 1) => {}
             (false, 0) => bail!(
                 "{} has no content; give it one of `content`, `template` and `source`, or `absent: true`",
                 self.path
             ),
-            (false, _) => bail!(
-                "{} has more than one content: `{}`; keep one of them",
-                self.path,
-                given.join("`, `")
-            ),
+            (false, _) => bail!("{} has more than one content: `{}`; keep one of them", self.path, given.join("`, `")),
         }
         if let Some(check) = &self.check_command
             && !check.iter().any(|argument| argument.contains("{}"))
         {
-            bail!(
-                "`check_command` needs an argument with `{{}}`, which stands for the path of the new file"
-            );
+            bail!("`check_command` needs an argument with `{{}}`, which stands for the path of the new file");
         }
         if let Some(template) = self.template.take() {
             self.content = Some(project.template(&template)?);
@@ -262,12 +241,10 @@ impl Resource for File {
             Err(reason) => return Ok(Observed::Pending(reason)),
         };
         let content = match &placed.stat {
-            Some(stat) if placed.is_file() && stat.size > LARGEST as u64 => host
-                .sha256(self.path())?
-                .map_or(Content::Nothing, Content::Large),
-            Some(_) if placed.is_file() => host
-                .read_file(self.path())?
-                .map_or(Content::Nothing, Content::Bytes),
+            Some(stat) if placed.is_file() && stat.size > LARGEST as u64 => {
+                host.sha256(self.path())?.map_or(Content::Nothing, Content::Large)
+            }
+            Some(_) if placed.is_file() => host.read_file(self.path())?.map_or(Content::Nothing, Content::Bytes),
             _ => Content::Nothing,
         };
         Ok(Observed::Known(State::Wanted { placed, content }))

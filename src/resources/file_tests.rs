@@ -13,8 +13,7 @@ fn resolve_error(json: &str) -> String {
 #[tokio::test]
 async fn a_new_file_is_shown_in_full() {
     let host = FakeHost::new();
-    let file: File =
-        spec(r#"{"path": "/etc/motd", "content": "a\nb\n", "owner": "5", "group": "6"}"#);
+    let file: File = spec(r#"{"path": "/etc/motd", "content": "a\nb\n", "owner": "5", "group": "6"}"#);
     let shown = changes(&file, &host).await;
     assert_eq!(shown[..3], ["create", "mode: 0644", "owner: 5:6"]);
     assert_eq!(shown[3], "content: @@ -0,0 +1,2 @@\n+a\n+b");
@@ -25,17 +24,10 @@ async fn a_new_file_is_shown_in_full() {
 async fn only_what_differs_is_changed() {
     let file: File = spec(r#"{"path": "/etc/motd", "content": "a\n"}"#);
     let host = FakeHost::new().file("/etc/motd", "a\n", 0o600);
-    host.files()
-        .put_owner("/etc/motd", Owner { uid: 3, gid: 0 });
+    host.files().put_owner("/etc/motd", Owner { uid: 3, gid: 0 });
     let shown = changes(&file, &host).await;
-    assert_eq!(
-        shown,
-        ["change", "mode: 0600 -> 0644", "owner: 3:root -> root:root"]
-    );
-    assert_eq!(
-        host.changes(),
-        ["owner /etc/motd 0:0", "mode /etc/motd 0644"]
-    );
+    assert_eq!(shown, ["change", "mode: 0600 -> 0644", "owner: 3:root -> root:root"]);
+    assert_eq!(host.changes(), ["owner /etc/motd 0:0", "mode /etc/motd 0644"]);
     nothing(&file, &host).await;
 }
 
@@ -55,11 +47,7 @@ async fn an_edit_by_hand_is_shown_and_undone() {
 #[tokio::test]
 async fn an_empty_file_is_made() {
     let host = FakeHost::new();
-    let shown = changes(
-        &spec::<File>(r#"{"path": "/etc/empty", "content": ""}"#),
-        &host,
-    )
-    .await;
+    let shown = changes(&spec::<File>(r#"{"path": "/etc/empty", "content": ""}"#), &host).await;
     assert_eq!(shown[3], "content: (empty)");
 }
 
@@ -68,23 +56,15 @@ async fn a_secret_is_never_shown_and_not_readable_by_others() {
     let host = FakeHost::new().file("/etc/token", "old-secret", 0o644);
     let file: File = spec(r#"{"path": "/etc/token", "content": "new-secret", "secret": true}"#);
     let shown = changes(&file, &host).await;
-    assert_eq!(
-        shown,
-        ["change", "mode: 0644 -> 0600", "content: (hidden, changed)"]
-    );
+    assert_eq!(shown, ["change", "mode: 0644 -> 0600", "content: (hidden, changed)"]);
 }
 
 #[tokio::test]
 async fn a_link_is_replaced_by_the_file() {
-    let host = FakeHost::new()
-        .link("/etc/resolv.conf", "/run/x")
-        .file("/run/x", "keep", 0o644);
+    let host = FakeHost::new().link("/etc/resolv.conf", "/run/x").file("/run/x", "keep", 0o644);
     let file: File = spec(r#"{"path": "/etc/resolv.conf", "content": "a\n"}"#);
     let shown = changes(&file, &host).await;
-    assert_eq!(
-        shown,
-        ["change", "type: link -> file", "content: @@ -0,0 +1 @@\n+a"]
-    );
+    assert_eq!(shown, ["change", "type: link -> file", "content: @@ -0,0 +1 @@\n+a"]);
     assert_eq!(host.files().text("/run/x"), "keep");
 }
 
@@ -96,18 +76,12 @@ async fn what_is_not_text_is_compared_by_hash() {
     file.resolve(&mut project).unwrap();
     let host = FakeHost::new().file("/opt/bin", "text", 0o644);
     let shown = changes(&file, &host).await;
-    let (old, new) = (
-        &hash::sha256("text")[..12],
-        &hash::sha256([0xff, 0, 1])[..12],
-    );
+    let (old, new) = (&hash::sha256("text")[..12], &hash::sha256([0xff, 0, 1])[..12]);
     let content = format!("content: sha256 {old} (4 bytes) -> sha256 {new} (3 bytes)");
     assert_eq!(shown, ["change", &content]);
     let large = FakeHost::new().file("/opt/bin", vec![7; LARGEST + 1], 0o644);
     let shown = changes(&file, &large).await;
-    assert!(
-        shown[1].ends_with(&format!("-> sha256 {new} (3 bytes)")),
-        "{shown:?}"
-    );
+    assert!(shown[1].ends_with(&format!("-> sha256 {new} (3 bytes)")), "{shown:?}");
 }
 
 #[tokio::test]
@@ -145,10 +119,7 @@ fn specs_that_make_no_sense_are_refused() {
         resolve_error(r#"{"path": "/x", "content": "", "absent": true}"#),
         "a file that is `absent` has no `content`; remove one of them"
     );
-    assert!(
-        resolve_error(r#"{"path": "/x", "content": "", "check_command": ["true"]}"#)
-            .contains("`{}`")
-    );
+    assert!(resolve_error(r#"{"path": "/x", "content": "", "check_command": ["true"]}"#).contains("`{}`"));
     assert!(resolve_error(r#"{"path": "/x", "content_base64": "?"}"#).contains("is not base64"));
 }
 
@@ -167,15 +138,10 @@ async fn a_check_command_has_the_last_word() {
 
     let host = old().on_run(&["visudo"], |_, _| failed(1, "syntax error"));
     let before = host.files().clone();
-    let Observed::Known(state) = file.observe(&host).await.unwrap() else {
-        panic!()
-    };
+    let Observed::Known(state) = file.observe(&host).await.unwrap() else { panic!() };
     let error = file.apply(&host, &file.diff(&state)).await.unwrap_err();
     let error = format!("{error:#}");
-    assert!(
-        error.starts_with("/etc/sudoers.d/app was left as it is: its `check_command`"),
-        "{error}"
-    );
+    assert!(error.starts_with("/etc/sudoers.d/app was left as it is: its `check_command`"), "{error}");
     assert_eq!(*host.files(), before, "something was left behind");
 }
 
@@ -183,13 +149,7 @@ async fn a_check_command_has_the_last_word() {
 async fn a_directory_is_refused_and_a_missing_user_awaited() {
     let host = FakeHost::new().dir("/opt/d", 0o755);
     let error = refused(&spec::<File>(r#"{"path": "/opt/d", "content": ""}"#), &host).await;
-    assert_eq!(
-        error,
-        "/opt/d: a directory is there; move it away or choose another path"
-    );
+    assert_eq!(error, "/opt/d: a directory is there; move it away or choose another path");
     let file: File = spec(r#"{"path": "/opt/f", "content": "", "owner": "app"}"#);
-    assert_eq!(
-        pending(&file, &host).await,
-        "user \"app\" does not exist yet"
-    );
+    assert_eq!(pending(&file, &host).await, "user \"app\" does not exist yet");
 }

@@ -96,10 +96,7 @@ mod tests {
         assert_eq!(changes(&link, &host).await, ["create", "target: k3s"]);
         nothing(&link, &host).await;
         let host = FakeHost::new().link("/usr/local/bin/kubectl", "/opt/old");
-        assert_eq!(
-            changes(&link, &host).await,
-            ["change", "target: /opt/old -> k3s"]
-        );
+        assert_eq!(changes(&link, &host).await, ["change", "target: /opt/old -> k3s"]);
         let host = FakeHost::new().file("/usr/local/bin/kubectl", "", 0o755);
         let shown = changes(&link, &host).await;
         assert_eq!(shown, ["change", "type: file -> link", "target: k3s"]);
@@ -111,9 +108,6 @@ mod tests {
         let link: Link = spec(r#"{"path": "/opt/x", "target": "y"}"#);
         let host = FakeHost::new().dir("/opt/x", 0o755);
         let error = refused(&link, &host).await;
-        assert_eq!(
-            error,
-            "/opt/x: a directory is there; move it away or choose another path"
-        );
+        assert_eq!(error, "/opt/x: a directory is there; move it away or choose another path");
     }
 }

@@ -42,23 +42,17 @@ impl Visitor<'_> for ModeVisitor {
         let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
         match u32::from_str_radix(text, 8) {
             Ok(mode) if octal => Ok(Mode(mode)),
-            _ => Err(E::custom(format!(
-                "{text:?} is no mode: write 3 or 4 octal digits, such as \"0644\""
-            ))),
+            _ => Err(E::custom(format!("{text:?} is no mode: write 3 or 4 octal digits, such as \"0644\""))),
         }
     }
 
     // Without quotes YAML may read it as another number than was meant.
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Mode, E> {
-        Err(E::custom(format!(
-            "the mode {number} is not in quotes: write it as a string, such as \"0644\""
-        )))
+        Err(E::custom(format!("the mode {number} is not in quotes: write it as a string, such as \"0644\"")))
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Mode, E> {
-        Err(E::custom(format!(
-            "the mode {number} is not in quotes: write it as a string, such as \"0644\""
-        )))
+        Err(E::custom(format!("the mode {number} is not in quotes: write it as a string, such as \"0644\"")))
     }
 }
 

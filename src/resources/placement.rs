@@ -31,9 +31,7 @@ pub struct Placed {
 impl Placed {
     /// Whether a file is there (and not a link, which would be replaced).
     pub fn is_file(&self) -> bool {
-        self.stat
-            .as_ref()
-            .is_some_and(|stat| stat.file_type == FileType::File)
+        self.stat.as_ref().is_some_and(|stat| stat.file_type == FileType::File)
     }
 }
 
@@ -48,21 +46,10 @@ impl Placement<'_> {
             Lookup::Found(owner) => owner,
             Lookup::Missing(what) => return Ok(Err(format!("{what} does not exist yet"))),
         };
-        let have = stat.as_ref().map_or(want, |stat| Owner {
-            uid: stat.uid,
-            gid: stat.gid,
-        });
+        let have = stat.as_ref().map_or(want, |stat| Owner { uid: stat.uid, gid: stat.gid });
         let want_owner = owner::describe(host, want).await?;
-        let have_owner = if have == want {
-            want_owner.clone()
-        } else {
-            owner::describe(host, have).await?
-        };
-        Ok(Ok(Placed {
-            stat,
-            want_owner,
-            have_owner,
-        }))
+        let have_owner = if have == want { want_owner.clone() } else { owner::describe(host, have).await? };
+        Ok(Ok(Placed { stat, want_owner, have_owner }))
     }
 
     /// Everything but the content. A new file is [`Action::Create`] with its mode and owner.
@@ -90,10 +77,9 @@ impl Placement<'_> {
     pub async fn owner(&self, host: &dyn ReadHost) -> Result<Owner> {
         match owner::lookup(host, self.owner, self.group).await? {
             Lookup::Found(owner) => Ok(owner),
-            Lookup::Missing(what) => bail!(
-                "{}: {what} does not exist; add a `user` resource before it",
-                self.path.display()
-            ),
+            Lookup::Missing(what) => {
+                bail!("{}: {what} does not exist; add a `user` resource before it", self.path.display())
+            }
         }
     }
 
@@ -121,14 +107,10 @@ impl Placement<'_> {
 pub fn file_or_link(host: &dyn ReadHost, path: &Path) -> Result<Option<Stat>> {
     let stat = host.stat(path)?;
     match stat.as_ref().map(|stat| stat.file_type) {
-        Some(FileType::Directory) => bail!(
-            "{}: a directory is there; move it away or choose another path",
-            path.display()
-        ),
-        Some(FileType::Other) => bail!(
-            "{}: a device, socket or pipe is there; choose another path",
-            path.display()
-        ),
+        Some(FileType::Directory) => {
+            bail!("{}: a directory is there; move it away or choose another path", path.display())
+        }
+        Some(FileType::Other) => bail!("{}: a device, socket or pipe is there; choose another path", path.display()),
         _ => Ok(stat),
     }
 }

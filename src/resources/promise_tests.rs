@@ -23,16 +23,8 @@ use crate::host::real::tests::{Rooted, me};
 #[derive(Debug, Clone)]
 enum Before {
     Nothing,
-    File {
-        content: Vec<u8>,
-        mode: u32,
-        other: bool,
-    },
-    Directory {
-        mode: u32,
-        other: bool,
-        inside: bool,
-    },
+    File { content: Vec<u8>, mode: u32, other: bool },
+    Directory { mode: u32, other: bool, inside: bool },
     LinkToFile,
     LinkToDirectory,
     LinkToNowhere,
@@ -56,18 +48,9 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
 fn before() -> impl Strategy<Value = Before> {
     prop_oneof![
         Just(Before::Nothing),
-        (content(), mode(), any::<bool>()).prop_map(|(content, mode, other)| Before::File {
-            content,
-            mode,
-            other
-        }),
-        (mode(), any::<bool>(), any::<bool>()).prop_map(|(mode, other, inside)| {
-            Before::Directory {
-                mode,
-                other,
-                inside,
-            }
-        }),
+        (content(), mode(), any::<bool>()).prop_map(|(content, mode, other)| Before::File { content, mode, other }),
+        (mode(), any::<bool>(), any::<bool>())
+            .prop_map(|(mode, other, inside)| { Before::Directory { mode, other, inside } }),
         Just(Before::LinkToFile),
         Just(Before::LinkToDirectory),
         Just(Before::LinkToNowhere),
@@ -84,20 +67,12 @@ fn make(path: &Path, before: &Before) {
     let set = |mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     match before {
         Before::Nothing => {}
-        Before::File {
-            content,
-            mode,
-            other,
-        } => {
+        Before::File { content, mode, other } => {
             fs::write(path, content).unwrap();
             give(*other);
             set(*mode);
         }
-        Before::Directory {
-            mode,
-            other,
-            inside,
-        } => {
+        Before::Directory { mode, other, inside } => {
             fs::create_dir(path).unwrap();
             if *inside {
                 fs::write(path.join("inside"), "x").unwrap();
@@ -126,11 +101,7 @@ impl BlobSource for Blob {
 /// A spec of one of the kinds, with the artifact that it needs.
 fn specs() -> impl Strategy<Value = (&'static str, serde_json::Value, Vec<u8>)> {
     let owner = || {
-        let other = if me().uid == 0 {
-            "4321".to_owned()
-        } else {
-            me().uid.to_string()
-        };
+        let other = if me().uid == 0 { "4321".to_owned() } else { me().uid.to_string() };
         let (user, group) = (me().uid.to_string(), me().gid.to_string());
         prop::sample::select(vec![(user, group.clone()), (other, group)])
     };
@@ -141,8 +112,7 @@ fn specs() -> impl Strategy<Value = (&'static str, serde_json::Value, Vec<u8>)> 
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o755);
-            tar.append_data(&mut header, name, content.as_bytes())
-                .unwrap();
+            tar.append_data(&mut header, name, content.as_bytes()).unwrap();
         }
         tar.into_inner().unwrap()
     };
@@ -200,12 +170,7 @@ async fn holds(kind: &str, spec: serde_json::Value, artifact: Vec<u8>, before: &
         }
     };
     let applied = resource.apply(&rooted.host, &diff).await;
-    if kind == "archive"
-        && !matches!(
-            before,
-            Before::Nothing | Before::Directory { .. } | Before::LinkToDirectory
-        )
-    {
+    if kind == "archive" && !matches!(before, Before::Nothing | Before::Directory { .. } | Before::LinkToDirectory) {
         applied.unwrap_err();
         return;
     }

@@ -30,11 +30,7 @@ pub async fn changes<R: Resource>(resource: &R, host: &FakeHost) -> Vec<String> 
     assert_eq!(again, Planned::InSync, "after apply");
     let action = serde_json::to_value(diff.action).unwrap();
     std::iter::once(action.as_str().unwrap().to_owned())
-        .chain(
-            diff.changes
-                .iter()
-                .map(|change| format!("{}: {}", change.field, change.detail)),
-        )
+        .chain(diff.changes.iter().map(|change| format!("{}: {}", change.field, change.detail)))
         .collect()
 }
 
@@ -66,24 +62,15 @@ pub struct Project {
 
 impl Resolve for Project {
     fn template(&mut self, path: &str) -> Result<String> {
-        self.templates
-            .get(path)
-            .cloned()
-            .with_context(|| format!("no template {path:?}"))
+        self.templates.get(path).cloned().with_context(|| format!("no template {path:?}"))
     }
 
     fn source(&mut self, path: &str) -> Result<Vec<u8>> {
-        self.sources
-            .get(path)
-            .cloned()
-            .with_context(|| format!("no file {path:?}"))
+        self.sources.get(path).cloned().with_context(|| format!("no file {path:?}"))
     }
 
     fn artifact(&mut self, name: &str) -> Result<ArtifactPin> {
-        self.artifacts
-            .get(name)
-            .cloned()
-            .with_context(|| format!("no artifact {name:?}"))
+        self.artifacts.get(name).cloned().with_context(|| format!("no artifact {name:?}"))
     }
 
     fn image(&mut self, recipe: &str) -> Result<BuiltImage> {

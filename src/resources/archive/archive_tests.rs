@@ -41,16 +41,9 @@ fn tar(members: &[Member<'_>]) -> Vec<u8> {
 }
 
 fn archive(content: &[u8], version: &str, options: &str) -> Archive {
-    let pin = ArtifactPin {
-        name: "helm".into(),
-        version: version.into(),
-        sha256: hash::sha256(content),
-        url: None,
-    };
+    let pin = ArtifactPin { name: "helm".into(), version: version.into(), sha256: hash::sha256(content), url: None };
     let pin = serde_json::to_string(&pin).unwrap();
-    spec(&format!(
-        r#"{{"artifact": {pin}, "path": "/opt/helm"{options}}}"#
-    ))
+    spec(&format!(r#"{{"artifact": {pin}, "path": "/opt/helm"{options}}}"#))
 }
 
 fn typical() -> Vec<u8> {
@@ -67,14 +60,9 @@ async fn unpack_error(members: &[Member<'_>], options: &str) -> String {
     let content = tar(members);
     let host = FakeHost::new().artifact(&content);
     let resource = archive(&content, "1", options);
-    let Planned::Change(diff) = resource.plan(&host).await.unwrap() else {
-        panic!()
-    };
+    let Planned::Change(diff) = resource.plan(&host).await.unwrap() else { panic!() };
     let error = Resource::apply(&resource, &host, &diff).await.unwrap_err();
-    assert!(
-        host.files().node("/opt/helm").is_none(),
-        "something was written"
-    );
+    assert!(host.files().node("/opt/helm").is_none(), "something was written");
     format!("{error:#}")
 }
 
@@ -109,15 +97,8 @@ async fn only_what_is_included() {
     changes(&resource, &host).await;
     let names = host.list_dir(Path::new("/opt/helm")).unwrap();
     assert_eq!(names, [".provision-helm.json", "helm"]);
-    let error = unpack_error(
-        &[Member::File("linux/helm", 0o755, b"")],
-        r#", "strip": 1, "include": ["helmm"]"#,
-    )
-    .await;
-    assert_eq!(
-        error,
-        "artifact helm 1: the archive has no \"helmm\"; did you mean \"helm\"?"
-    );
+    let error = unpack_error(&[Member::File("linux/helm", 0o755, b"")], r#", "strip": 1, "include": ["helmm"]"#).await;
+    assert_eq!(error, "artifact helm 1: the archive has no \"helmm\"; did you mean \"helm\"?");
 }
 
 #[tokio::test]
@@ -128,11 +109,8 @@ async fn a_new_version_is_shown_and_takes_the_old_files_with_it() {
         Member::Dir("shared", 0o755),
         Member::File("turns", 0o644, b""),
     ]);
-    let new = tar(&[
-        Member::File("helm", 0o755, b"two!"),
-        Member::Dir("turns", 0o755),
-        Member::File("turns/x", 0o644, b""),
-    ]);
+    let new =
+        tar(&[Member::File("helm", 0o755, b"two!"), Member::Dir("turns", 0o755), Member::File("turns/x", 0o644, b"")]);
     let host = FakeHost::new().artifact(&old);
     changes(&archive(&old, "1", ""), &host).await;
     host.files().put_file("/opt/helm/shared/own", "mine", 0o644);
@@ -141,13 +119,7 @@ async fn a_new_version_is_shown_and_takes_the_old_files_with_it() {
     *host.files() = files;
     let shown = changes(&archive(&new, "2", ""), &host).await;
     let (a, b) = (&hash::sha256(&old)[..12], &hash::sha256(&new)[..12]);
-    assert_eq!(
-        shown,
-        [
-            "change",
-            &format!("artifact: helm 1 (sha256 {a}) -> 2 (sha256 {b})")
-        ]
-    );
+    assert_eq!(shown, ["change", &format!("artifact: helm 1 (sha256 {a}) -> 2 (sha256 {b})")]);
     let files = host.files();
     assert_eq!(files.text("/opt/helm/helm"), "two!");
     assert!(files.node("/opt/helm/gone/a").is_none());
@@ -164,19 +136,10 @@ async fn damage_by_hand_is_named_and_repaired() {
     let host = FakeHost::new().artifact(&content);
     *host.files() = files;
     host.files().remove("/opt/helm/helm");
-    host.files()
-        .put_file("/opt/helm/doc/README", "longer text", 0o644);
+    host.files().put_file("/opt/helm/doc/README", "longer text", 0o644);
     host.files().put_link("/opt/helm/doc/link", "/etc/passwd");
     let shown = changes(&resource, &host).await;
-    assert_eq!(
-        shown,
-        [
-            "change",
-            "helm: is missing",
-            "doc/README: has another size",
-            "doc/link: leads elsewhere"
-        ]
-    );
+    assert_eq!(shown, ["change", "helm: is missing", "doc/README: has another size", "doc/link: leads elsewhere"]);
     nothing(&resource, &host).await;
 }
 
@@ -197,38 +160,14 @@ async fn other_options_unpack_again() {
 async fn what_leaves_the_directory_is_refused_before_anything_is_written() {
     let good = || Member::File("good", 0o644, b"");
     for (bad, reason) in [
-        (
-            vec![Member::File("../evil", 0o644, b"")],
-            "leads out of its directory",
-        ),
-        (
-            vec![Member::File("/etc/evil", 0o644, b"")],
-            "leads out of its directory",
-        ),
-        (
-            vec![Member::File("a/../../evil", 0o644, b"")],
-            "leads out of its directory",
-        ),
-        (
-            vec![Member::Symlink("link", "/etc")],
-            "leads out of its directory, to \"/etc\"",
-        ),
-        (
-            vec![Member::Symlink("a/link", "../../etc")],
-            "leads out of its directory",
-        ),
-        (
-            vec![Member::Hardlink("link", "/etc/shadow")],
-            "leads out of its directory",
-        ),
-        (
-            vec![Member::Symlink("a", "."), Member::Symlink("a/b", "..")],
-            "through its own link \"a\"",
-        ),
-        (
-            vec![Member::Device("null")],
-            "is neither file, directory nor link",
-        ),
+        (vec![Member::File("../evil", 0o644, b"")], "leads out of its directory"),
+        (vec![Member::File("/etc/evil", 0o644, b"")], "leads out of its directory"),
+        (vec![Member::File("a/../../evil", 0o644, b"")], "leads out of its directory"),
+        (vec![Member::Symlink("link", "/etc")], "leads out of its directory, to \"/etc\""),
+        (vec![Member::Symlink("a/link", "../../etc")], "leads out of its directory"),
+        (vec![Member::Hardlink("link", "/etc/shadow")], "leads out of its directory"),
+        (vec![Member::Symlink("a", "."), Member::Symlink("a/b", "..")], "through its own link \"a\""),
+        (vec![Member::Device("null")], "is neither file, directory nor link"),
     ] {
         let members: Vec<_> = std::iter::once(good()).chain(bad).collect();
         let error = unpack_error(&members, "").await;
@@ -238,16 +177,11 @@ async fn what_leaves_the_directory_is_refused_before_anything_is_written() {
 
 #[tokio::test]
 async fn a_cut_archive_writes_nothing() {
-    let whole = tar(&[
-        Member::File("a", 0o644, b"a"),
-        Member::File("b", 0o644, &[7; 5000]),
-    ]);
+    let whole = tar(&[Member::File("a", 0o644, b"a"), Member::File("b", 0o644, &[7; 5000])]);
     let content = &whole[..3000];
     let host = FakeHost::new().artifact(content);
     let resource = archive(content, "1", "");
-    let Planned::Change(diff) = resource.plan(&host).await.unwrap() else {
-        panic!()
-    };
+    let Planned::Change(diff) = resource.plan(&host).await.unwrap() else { panic!() };
     assert!(Resource::apply(&resource, &host, &diff).await.is_err());
     assert!(host.files().node("/opt/helm").is_none());
 }

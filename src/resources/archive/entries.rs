@@ -64,8 +64,8 @@ pub fn list(archive: impl Read, strip: usize, include: &[String]) -> Result<Vec<
     let names = names.iter().map(String::as_str);
     for wanted in include {
         if !names.clone().any(|name| is_at_or_below(name, wanted)) {
-            let hint = did_you_mean(wanted, names)
-                .unwrap_or_else(|| format!("after `strip: {strip}` nothing has that name"));
+            let hint =
+                did_you_mean(wanted, names).unwrap_or_else(|| format!("after `strip: {strip}` nothing has that name"));
             bail!("the archive has no {wanted:?}; {hint}");
         }
     }
@@ -104,18 +104,14 @@ pub fn visit(
         }
         // A name that goes through a link of the archive may lead anywhere.
         if let Some(link) = name.ancestors().skip(1).find(|it| links.contains(*it)) {
-            bail!(
-                "the archive puts {shown:?} through its own link {link:?}; it is not safe to unpack"
-            );
+            bail!("the archive puts {shown:?} through its own link {link:?}; it is not safe to unpack");
         }
         let header = tar_entry.header();
         let mode = header.mode()? & 0o755;
         let kind = match header.entry_type() {
             tar::EntryType::Directory => Kind::Directory,
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                Kind::File {
-                    size: tar_entry.size(),
-                }
+                Kind::File { size: tar_entry.size() }
             }
             tar::EntryType::Symlink => {
                 let target = link_name(&tar_entry, &shown)?;
@@ -126,18 +122,13 @@ pub fn visit(
                     );
                 }
                 links.insert(name.clone());
-                Kind::Link {
-                    target: target.to_string_lossy().into_owned(),
-                }
+                Kind::Link { target: target.to_string_lossy().into_owned() }
             }
             tar::EntryType::Link => {
                 let target = link_name(&tar_entry, &shown)?;
-                let target = stripped(&target, strip)?.with_context(|| {
-                    format!("{shown:?} is another name of what `strip` takes off")
-                })?;
-                Kind::Same {
-                    as_name: target.to_string_lossy().into_owned(),
-                }
+                let target = stripped(&target, strip)?
+                    .with_context(|| format!("{shown:?} is another name of what `strip` takes off"))?;
+                Kind::Same { as_name: target.to_string_lossy().into_owned() }
             }
             tar::EntryType::XGlobalHeader => continue,
             other => {
@@ -147,11 +138,7 @@ pub fn visit(
         if !matches!(kind, Kind::Link { .. }) {
             links.remove(&name);
         }
-        let entry = Entry {
-            name: shown,
-            mode,
-            kind,
-        };
+        let entry = Entry { name: shown, mode, kind };
         each(&entry, &mut tar_entry).with_context(|| format!("unpacking {:?}", entry.name))?;
     }
     Ok(())
@@ -189,12 +176,8 @@ fn decompressed<'a>(archive: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
     let start = archive.fill_buf()?;
     Ok(match start {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(archive)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            Box::new(xz2::bufread::XzDecoder::new_multi_decoder(archive))
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(archive)?)
-        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(xz2::bufread::XzDecoder::new_multi_decoder(archive)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(archive)?),
         [b'P', b'K', ..] => {
             bail!("the archive is a zip file, which is not supported; use a tar file")
         }

@@ -71,9 +71,7 @@ impl Column {
     /// Sensor 1..=21.
     #[must_use]
     pub fn sensor(number: usize) -> Option<Self> {
-        (1..=COLUMNS - SETTINGS)
-            .contains(&number)
-            .then(|| Self(SETTINGS + number - 1))
+        (1..=COLUMNS - SETTINGS).contains(&number).then(|| Self(SETTINGS + number - 1))
     }
 
     /// Operational setting 1..=3.
@@ -104,9 +102,7 @@ impl Column {
         setting
             .and_then(Self::setting)
             .or_else(|| sensor.and_then(Self::sensor))
-            .ok_or_else(|| Error::UnknownColumn {
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| Error::UnknownColumn { name: name.to_owned() })
     }
 }
 
@@ -132,20 +128,14 @@ impl FeatureSet {
     #[must_use]
     pub fn served() -> Self {
         const DROPPED: [usize; 8] = [1, 2, 3, 7, 12, 18, 20, 21];
-        Self {
-            columns: Column::all()
-                .filter(|c| !DROPPED.contains(&c.index()))
-                .collect(),
-        }
+        Self { columns: Column::all().filter(|c| !DROPPED.contains(&c.index())).collect() }
     }
 
     /// The 14 sensors that the literature uses: 2 3 4 7 8 9 11 12 13 14 15 17 20 21.
     #[must_use]
     pub fn literature() -> Self {
         const SENSORS: [usize; 14] = [2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21];
-        Self {
-            columns: SENSORS.into_iter().filter_map(Column::sensor).collect(),
-        }
+        Self { columns: SENSORS.into_iter().filter_map(Column::sensor).collect() }
     }
 
     /// By names, in the given order. See [`Column::by_name`].
@@ -157,11 +147,7 @@ impl FeatureSet {
         for name in names {
             let column = Column::by_name(name)?;
             if columns.contains(&column) {
-                return Err(Error::BadParameter {
-                    name: "feature",
-                    value: name.to_owned(),
-                    reason: "named twice",
-                });
+                return Err(Error::BadParameter { name: "feature", value: name.to_owned(), reason: "named twice" });
             }
             columns.push(column);
         }
@@ -205,23 +191,10 @@ mod tests {
     fn the_served_features_in_file_order() {
         let names = FeatureSet::served().names();
         assert_eq!(names.len(), 16);
-        assert_eq!(
-            names[..4],
-            ["op_setting_1", "sensor_02", "sensor_03", "sensor_04"]
-        );
+        assert_eq!(names[..4], ["op_setting_1", "sensor_02", "sensor_03", "sensor_04"]);
         assert_eq!(names[4..7], ["sensor_06", "sensor_07", "sensor_08"]);
-        assert_eq!(
-            names[12..],
-            ["sensor_15", "sensor_17", "sensor_20", "sensor_21"]
-        );
-        for gone in [
-            "sensor_01",
-            "sensor_05",
-            "sensor_10",
-            "sensor_16",
-            "sensor_18",
-            "sensor_19",
-        ] {
+        assert_eq!(names[12..], ["sensor_15", "sensor_17", "sensor_20", "sensor_21"]);
+        for gone in ["sensor_01", "sensor_05", "sensor_10", "sensor_16", "sensor_18", "sensor_19"] {
             assert!(!names.iter().any(|n| n == gone));
         }
         assert_eq!(FeatureSet::literature().len(), 14);
@@ -232,21 +205,8 @@ mod tests {
         for column in Column::all() {
             assert_eq!(Column::by_name(&column.to_string()).unwrap(), column);
         }
-        assert_eq!(
-            Column::by_name("s2").unwrap(),
-            Column::by_name("sensor_02").unwrap()
-        );
-        for bad in [
-            "",
-            "s",
-            "s0",
-            "s22",
-            "s+2",
-            "setting_4",
-            "sensor_",
-            "cycle",
-            "s99999999999999999999",
-        ] {
+        assert_eq!(Column::by_name("s2").unwrap(), Column::by_name("sensor_02").unwrap());
+        for bad in ["", "s", "s0", "s22", "s+2", "setting_4", "sensor_", "cycle", "s99999999999999999999"] {
             assert!(Column::by_name(bad).is_err(), "{bad}");
         }
         let error = FeatureSet::by_names(["s2", "sensor_02"]).unwrap_err();

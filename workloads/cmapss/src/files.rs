@@ -14,26 +14,11 @@ const LARGEST: u64 = 256 << 20;
 
 /// SHA-256 of NASA's own files, uncompressed.
 const KNOWN: [(&str, &str); 5] = [
-    (
-        "train_FD001",
-        "963b5e22825b34d8b21c69e1aeb4af3e647050eb672ee8834ba4b5d91d2de0f8",
-    ),
-    (
-        "test_FD001",
-        "3cda7109ce17bafb5443f2ac926cfcf88154b941b8c4cf95eb55d1ddd6f52851",
-    ),
-    (
-        "RUL_FD001",
-        "a19c8ec94931949d0485bdc35118206e9c81c4547b422efb9cf86f4ceddbceca",
-    ),
-    (
-        "test_FD003",
-        "299babd63c8d987cef079c4a425429f33b3a34797d803bbe2ad48c29dbd0d790",
-    ),
-    (
-        "RUL_FD003",
-        "df1e0566306b174a2de41c67a3e7a51877889598b78643fc3e5685259091b7cb",
-    ),
+    ("train_FD001", "963b5e22825b34d8b21c69e1aeb4af3e647050eb672ee8834ba4b5d91d2de0f8"),
+    ("test_FD001", "3cda7109ce17bafb5443f2ac926cfcf88154b941b8c4cf95eb55d1ddd6f52851"),
+    ("RUL_FD001", "a19c8ec94931949d0485bdc35118206e9c81c4547b422efb9cf86f4ceddbceca"),
+    ("test_FD003", "299babd63c8d987cef079c4a425429f33b3a34797d803bbe2ad48c29dbd0d790"),
+    ("RUL_FD003", "df1e0566306b174a2de41c67a3e7a51877889598b78643fc3e5685259091b7cb"),
 ];
 
 /// The uncompressed text of a file, and its fingerprint.
@@ -51,36 +36,21 @@ impl Text {
     /// # Errors
     /// [`Error::Io`] (also for a damaged gzip stream), [`Error::TooLarge`].
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let mut bytes = Vec::new();
         let packed = path.extension().is_some_and(|e| e == "gz");
         if packed {
-            MultiGzDecoder::new(file)
-                .take(LARGEST + 1)
-                .read_to_end(&mut bytes)
+            MultiGzDecoder::new(file).take(LARGEST + 1).read_to_end(&mut bytes)
         } else {
             file.take(LARGEST + 1).read_to_end(&mut bytes)
         }
         .map_err(io)?;
         if bytes.len() as u64 > LARGEST {
-            return Err(Error::TooLarge {
-                path: path.to_owned(),
-                limit: LARGEST,
-            });
+            return Err(Error::TooLarge { path: path.to_owned(), limit: LARGEST });
         }
-        let sha256 = Sha256::digest(&bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        Ok(Self {
-            path: path.to_owned(),
-            bytes,
-            sha256,
-        })
+        let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Self { path: path.to_owned(), bytes, sha256 })
     }
 
     /// Reads `STEM.txt` or, where that is not there, `STEM.txt.gz` from a directory.
@@ -94,19 +64,13 @@ impl Text {
                 return Self::read(&path);
             }
         }
-        Err(Error::Missing {
-            dir: dir.to_owned(),
-            stem: stem.to_owned(),
-        })
+        Err(Error::Missing { dir: dir.to_owned(), stem: stem.to_owned() })
     }
 
     /// `train_FD001`, ... when this is NASA's own file, byte for byte. FD002 and FD004 are not known here.
     #[must_use]
     pub fn known_as(&self) -> Option<&'static str> {
-        KNOWN
-            .iter()
-            .find(|(_, sum)| *sum == self.sha256)
-            .map(|(name, _)| *name)
+        KNOWN.iter().find(|(_, sum)| *sum == self.sha256).map(|(name, _)| *name)
     }
 
     /// Parses the rows. See [`parse_fleet`].
@@ -175,10 +139,7 @@ mod tests {
         let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
         gz.write_all(b"5 \n6 \n").unwrap();
         std::fs::write(dir.path().join("RUL_b.txt.gz"), gz.finish().unwrap()).unwrap();
-        let (a, b) = (
-            Text::find(dir.path(), "RUL_a").unwrap(),
-            Text::find(dir.path(), "RUL_b").unwrap(),
-        );
+        let (a, b) = (Text::find(dir.path(), "RUL_a").unwrap(), Text::find(dir.path(), "RUL_b").unwrap());
         assert_eq!((a.rul().unwrap(), &a.sha256), (vec![5, 6], &b.sha256));
         assert_eq!(a.known_as(), None);
     }
@@ -186,20 +147,13 @@ mod tests {
     #[test]
     fn missing_damaged_and_unpaired_files_say_so() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Text::find(dir.path(), "train_FD009")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("no train_FD009.txt or train_FD009.txt.gz in "),
-            "{error}"
-        );
+        let error = Text::find(dir.path(), "train_FD009").unwrap_err().to_string();
+        assert!(error.starts_with("no train_FD009.txt or train_FD009.txt.gz in "), "{error}");
         let bad = dir.path().join("x.txt.gz");
         std::fs::write(&bad, "1 2 3").unwrap();
         let error = Text::read(&bad).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
-        let error = TestSet::new(Fleet::default(), vec![3])
-            .unwrap_err()
-            .to_string();
+        let error = TestSet::new(Fleet::default(), vec![3]).unwrap_err().to_string();
         assert_eq!(error, "test engines and lines of the RUL file: 0 against 1");
     }
 }

@@ -47,24 +47,14 @@ impl Metrics {
             score += nasa_penalty(d);
         }
         let n = predicted.len() as f64;
-        Ok(Self {
-            rmse: (squares / n).sqrt(),
-            mae: absolute / n,
-            bias: sum / n,
-            nasa_score: score,
-            n: predicted.len(),
-        })
+        Ok(Self { rmse: (squares / n).sqrt(), mae: absolute / n, bias: sum / n, nasa_score: score, n: predicted.len() })
     }
 }
 
 /// NASA's penalty for one prediction that is off by `d` = predicted - true cycles.
 #[must_use]
 pub fn nasa_penalty(d: f64) -> f64 {
-    if d < 0.0 {
-        (-d / 13.0).exp_m1()
-    } else {
-        (d / 10.0).exp_m1()
-    }
+    if d < 0.0 { (-d / 13.0).exp_m1() } else { (d / 10.0).exp_m1() }
 }
 
 #[cfg(test)]
@@ -86,16 +76,8 @@ mod tests {
     #[test]
     fn errors_are_typed() {
         assert!(matches!(Metrics::new(&[], &[]), Err(Error::Empty(_))));
-        assert!(matches!(
-            Metrics::new(&[1.0], &[]),
-            Err(Error::LengthMismatch { .. })
-        ));
-        let nan = Metrics::new(&[1.0, f64::NAN], &[1.0, 1.0])
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            nan,
-            "prediction at 1 is NaN: only finite numbers can be used"
-        );
+        assert!(matches!(Metrics::new(&[1.0], &[]), Err(Error::LengthMismatch { .. })));
+        let nan = Metrics::new(&[1.0, f64::NAN], &[1.0, 1.0]).unwrap_err().to_string();
+        assert_eq!(nan, "prediction at 1 is NaN: only finite numbers can be used");
     }
 }

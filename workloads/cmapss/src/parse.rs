@@ -38,10 +38,7 @@ pub fn parse_fleet(file: &str, text: &[u8]) -> Result<Fleet, Error> {
                         ),
                     ));
                 }
-                engines.push(Engine {
-                    id,
-                    rows: Vec::new(),
-                });
+                engines.push(Engine { id, rows: Vec::new() });
                 1
             }
         };
@@ -79,12 +76,7 @@ pub fn parse_rul(file: &str, text: &[u8]) -> Result<Vec<u32>, Error> {
 }
 
 fn empty(file: &str) -> Error {
-    Error::Parse {
-        file: file.to_owned(),
-        line: 1,
-        column: 1,
-        reason: "the file has no rows".to_owned(),
-    }
+    Error::Parse { file: file.to_owned(), line: 1, column: 1, reason: "the file has no rows".to_owned() }
 }
 
 /// A field and the byte column where it starts.
@@ -102,19 +94,11 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn error(&self, column: usize, reason: String) -> Error {
-        Error::Parse {
-            file: self.file.to_owned(),
-            line: self.number,
-            column,
-            reason,
-        }
+        Error::Parse { file: self.file.to_owned(), line: self.number, column, reason }
     }
 
     fn fields<const N: usize>(&self) -> Result<[Field<'a>; N], Error> {
-        let mut fields = [Field {
-            text: "",
-            column: 1,
-        }; N];
+        let mut fields = [Field { text: "", column: 1 }; N];
         let mut found = 0;
         let mut rest = self.text;
         let mut column = 1;
@@ -127,18 +111,9 @@ impl<'a> Line<'a> {
             let end = trimmed.find([' ', '\t']).unwrap_or(trimmed.len());
             let Some(slot) = fields.get_mut(found) else {
                 let extra = trimmed.split_ascii_whitespace().count();
-                return Err(self.error(
-                    column,
-                    format!(
-                        "{} fields where {N} belong: this one is too many",
-                        N + extra
-                    ),
-                ));
+                return Err(self.error(column, format!("{} fields where {N} belong: this one is too many", N + extra)));
             };
-            *slot = Field {
-                text: &trimmed[..end],
-                column,
-            };
+            *slot = Field { text: &trimmed[..end], column };
             found += 1;
             column += end;
             rest = &trimmed[end..];
@@ -152,27 +127,16 @@ impl<'a> Line<'a> {
     fn number(&self, field: &Field<'_>) -> Result<f64, Error> {
         match field.text.parse::<f64>() {
             Ok(value) if value.is_finite() => Ok(value),
-            Ok(_) => Err(self.error(
-                field.column,
-                format!("{:?} is not a finite number", field.text),
-            )),
+            Ok(_) => Err(self.error(field.column, format!("{:?} is not a finite number", field.text))),
             Err(_) => Err(self.error(field.column, not_a_number(field.text))),
         }
     }
 
     fn integer(&self, field: &Field<'_>, what: &str) -> Result<u32, Error> {
         if !field.text.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(self.error(
-                field.column,
-                format!("{what} {:?} is not a whole number", shown(field.text)),
-            ));
+            return Err(self.error(field.column, format!("{what} {:?} is not a whole number", shown(field.text))));
         }
-        field.text.parse().map_err(|_| {
-            self.error(
-                field.column,
-                format!("{what} {:?} is too large", shown(field.text)),
-            )
-        })
+        field.text.parse().map_err(|_| self.error(field.column, format!("{what} {:?} is too large", shown(field.text))))
     }
 
     /// An integer from 1 on.
@@ -185,11 +149,7 @@ impl<'a> Line<'a> {
 }
 
 fn not_a_number(text: &str) -> String {
-    let hint = if text.contains([',', ';']) {
-        ": fields are separated by spaces, decimals by a point"
-    } else {
-        ""
-    };
+    let hint = if text.contains([',', ';']) { ": fields are separated by spaces, decimals by a point" } else { "" };
     format!("{:?} is not a number{hint}", shown(text))
 }
 
@@ -211,20 +171,11 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(file: &'a str, text: &'a [u8]) -> Self {
-        Self {
-            file,
-            rest: text,
-            number: 0,
-        }
+        Self { file, rest: text, number: 0 }
     }
 
     fn error(&self, column: usize, reason: &str) -> Error {
-        Error::Parse {
-            file: self.file.to_owned(),
-            line: self.number,
-            column,
-            reason: reason.to_owned(),
-        }
+        Error::Parse { file: self.file.to_owned(), line: self.number, column, reason: reason.to_owned() }
     }
 }
 
@@ -245,30 +196,22 @@ impl<'a> Iterator for Lines<'a> {
         self.rest = rest;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.number == 1 && line.starts_with(b"\xef\xbb\xbf") {
-            return Some(Err(self.error(
-                1,
-                "the file starts with a byte-order mark: save it as plain text without one",
-            )));
+            return Some(Err(
+                self.error(1, "the file starts with a byte-order mark: save it as plain text without one")
+            ));
         }
         let text = match std::str::from_utf8(line) {
             Ok(text) => text,
             Err(bad) => {
-                return Some(Err(self.error(
-                    bad.valid_up_to() + 1,
-                    "not text: is this a compressed file without .gz in its name?",
-                )));
+                return Some(Err(
+                    self.error(bad.valid_up_to() + 1, "not text: is this a compressed file without .gz in its name?")
+                ));
             }
         };
         if text.trim().is_empty() {
-            return Some(Err(
-                self.error(1, "an empty line between rows: is the file damaged?")
-            ));
+            return Some(Err(self.error(1, "an empty line between rows: is the file damaged?")));
         }
-        Some(Ok(Line {
-            file: self.file,
-            number: self.number,
-            text,
-        }))
+        Some(Ok(Line { file: self.file, number: self.number, text }))
     }
 }
 
@@ -287,19 +230,12 @@ mod tests {
     }
 
     fn fails(text: &str) -> String {
-        parse_fleet("train.txt", text.as_bytes())
-            .unwrap_err()
-            .to_string()
+        parse_fleet("train.txt", text.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
     fn trailing_spaces_crlf_and_missing_last_newline_are_fine() {
-        let text = format!(
-            "{}  \r\n{}  \n{}\t\n\n  \n",
-            row(1, 1),
-            row(1, 2),
-            row(7, 1)
-        );
+        let text = format!("{}  \r\n{}  \n{}\t\n\n  \n", row(1, 1), row(1, 2), row(7, 1));
         let fleet = parse_fleet("x", text.as_bytes()).unwrap();
         assert_eq!(fleet.engines.len(), 2);
         assert_eq!(fleet.engines[1].id, 7);
@@ -313,34 +249,16 @@ mod tests {
         let first = row(1, 1);
         let cases = [
             (String::new(), "train.txt:1:1: the file has no rows"),
-            (
-                "1 1 0.5".into(),
-                "train.txt:1:8: the line ends after 3 of 26 fields",
-            ),
-            (
-                format!("{first} 9 9"),
-                "train.txt:1:115: 28 fields where 26 belong: this one is too many",
-            ),
-            (
-                first.replace(" 3.5", " x3.5"),
-                "train.txt:1:17: \"x3.5\" is not a number",
-            ),
+            ("1 1 0.5".into(), "train.txt:1:8: the line ends after 3 of 26 fields"),
+            (format!("{first} 9 9"), "train.txt:1:115: 28 fields where 26 belong: this one is too many"),
+            (first.replace(" 3.5", " x3.5"), "train.txt:1:17: \"x3.5\" is not a number"),
             (
                 first.replace(" 3.5", " 3,5"),
                 "train.txt:1:17: \"3,5\" is not a number: fields are separated by spaces, decimals by a point",
             ),
-            (
-                first.replace(" 3.5", " NaN"),
-                "train.txt:1:17: \"NaN\" is not a finite number",
-            ),
-            (
-                first.replace(" 3.5", " -inf"),
-                "train.txt:1:17: \"-inf\" is not a finite number",
-            ),
-            (
-                first.replace(" 3.5", " 1e999"),
-                "train.txt:1:17: \"1e999\" is not a finite number",
-            ),
+            (first.replace(" 3.5", " NaN"), "train.txt:1:17: \"NaN\" is not a finite number"),
+            (first.replace(" 3.5", " -inf"), "train.txt:1:17: \"-inf\" is not a finite number"),
+            (first.replace(" 3.5", " 1e999"), "train.txt:1:17: \"1e999\" is not a finite number"),
             (
                 format!("{first}\n{}", row(1, 3)),
                 "train.txt:2:3: engine 1 is at cycle 3 where 2 was expected: cycles count 1, 2, 3, ... without gaps",
@@ -353,19 +271,10 @@ mod tests {
                 format!("{first}\n{}\n{first}", row(2, 1)),
                 "train.txt:3:1: engine 1 comes back after another engine: rows of one engine belong together, or two engines share a number",
             ),
-            (
-                format!("{first}\n\n{}", row(1, 2)),
-                "train.txt:2:1: an empty line between rows: is the file damaged?",
-            ),
+            (format!("{first}\n\n{}", row(1, 2)), "train.txt:2:1: an empty line between rows: is the file damaged?"),
             (row(0, 1), "train.txt:1:1: unit number 0: they count from 1"),
-            (
-                row(1, 1).replacen("1 ", "1.0 ", 1),
-                "train.txt:1:1: unit number \"1.0\" is not a whole number",
-            ),
-            (
-                row(1, 1).replacen("1 ", "99999999999 ", 1),
-                "train.txt:1:1: unit number \"99999999999\" is too large",
-            ),
+            (row(1, 1).replacen("1 ", "1.0 ", 1), "train.txt:1:1: unit number \"1.0\" is not a whole number"),
+            (row(1, 1).replacen("1 ", "99999999999 ", 1), "train.txt:1:1: unit number \"99999999999\" is too large"),
             (
                 format!("\u{feff}{first}"),
                 "train.txt:1:1: the file starts with a byte-order mark: save it as plain text without one",
@@ -375,25 +284,16 @@ mod tests {
             assert_eq!(fails(&text), want);
         }
         let binary = parse_fleet("a.txt", b"1 1 \xff").unwrap_err().to_string();
-        assert_eq!(
-            binary,
-            "a.txt:1:5: not text: is this a compressed file without .gz in its name?"
-        );
+        assert_eq!(binary, "a.txt:1:5: not text: is this a compressed file without .gz in its name?");
     }
 
     #[test]
     fn rul_files() {
         assert_eq!(parse_rul("r", b"112 \n98 \r\n0\n").unwrap(), [112, 98, 0]);
         let error = parse_rul("RUL.txt", b"112\n-3\n").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "RUL.txt:2:1: remaining life \"-3\" is not a whole number"
-        );
+        assert_eq!(error, "RUL.txt:2:1: remaining life \"-3\" is not a whole number");
         let error = parse_rul("RUL.txt", b"112 3\n").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "RUL.txt:1:5: 2 fields where 1 belong: this one is too many"
-        );
+        assert_eq!(error, "RUL.txt:1:5: 2 fields where 1 belong: this one is too many");
         assert!(parse_rul("RUL.txt", b"\n \n").is_err());
     }
 

@@ -61,11 +61,7 @@ impl Regimes {
         }
         for (index, centre) in centres.iter().enumerate() {
             if let Some(&value) = centre.iter().find(|v| !v.is_finite()) {
-                return Err(Error::NotFinite {
-                    what: "regime centre",
-                    index,
-                    value,
-                });
+                return Err(Error::NotFinite { what: "regime centre", index, value });
             }
         }
         if let Some(bad) = radius.iter().find(|r| !(**r > 0.0 && r.is_finite())) {
@@ -81,15 +77,10 @@ impl Regimes {
     /// The nearest centre of an operating point. A NaN is infinitely far from everything.
     #[must_use]
     pub fn place(&self, settings: [f64; SETTINGS]) -> Placement {
-        let mut best = Placement {
-            nearest: 0,
-            distance: f64::INFINITY,
-        };
+        let mut best = Placement { nearest: 0, distance: f64::INFINITY };
         for (nearest, centre) in self.centres.iter().enumerate() {
-            let distance = (0..SETTINGS)
-                .map(|k| ((settings[k] - centre[k]) / self.radius[k]).powi(2))
-                .sum::<f64>()
-                .sqrt();
+            let distance =
+                (0..SETTINGS).map(|k| ((settings[k] - centre[k]) / self.radius[k]).powi(2)).sum::<f64>().sqrt();
             if distance < best.distance {
                 best = Placement { nearest, distance };
             }
@@ -126,12 +117,7 @@ impl RegimeScaler {
     ///
     /// # Errors
     /// A row in no known regime, or no regime with enough rows.
-    pub fn fit(
-        regimes: Regimes,
-        features: FeatureSet,
-        scaling: Scaling,
-        train: &Fleet,
-    ) -> Result<Self, Error> {
+    pub fn fit(regimes: Regimes, features: FeatureSet, scaling: Scaling, train: &Fleet) -> Result<Self, Error> {
         let mut rows: Vec<Vec<&Row>> = vec![Vec::new(); regimes.centres.len()];
         for row in train.rows() {
             rows[known(&regimes, row)?].push(row);
@@ -142,19 +128,14 @@ impl RegimeScaler {
                 if rows.len() < Self::FEWEST_ROWS {
                     return Err(rows.len());
                 }
-                let fit =
-                    |column: &Column| Affine::fit(scaling, rows.iter().map(|r| r.get(*column)));
+                let fit = |column: &Column| Affine::fit(scaling, rows.iter().map(|r| r.get(*column)));
                 Ok(features.columns().iter().map(fit).collect())
             })
             .collect();
         if scalers.iter().all(Result::is_err) {
             return Err(Error::Empty("the set of regimes with enough training rows"));
         }
-        Ok(Self {
-            regimes,
-            features,
-            scalers,
-        })
+        Ok(Self { regimes, features, scalers })
     }
 
     /// The regimes it was fitted for.
@@ -184,10 +165,7 @@ impl Transform for RegimeScaler {
                 }
                 Ok(())
             }
-            Err(rows) => Err(Error::UnfittedRegime {
-                regime,
-                rows: *rows,
-            }),
+            Err(rows) => Err(Error::UnfittedRegime { regime, rows: *rows }),
         }
     }
 }
@@ -244,13 +222,7 @@ mod tests {
     #[test]
     fn unknown_and_unfitted_regimes_are_told_apart() {
         let fd001 = Generator::new(Flavour::Fd001).train(3, 1).unwrap();
-        let scaler = RegimeScaler::fit(
-            Regimes::six(),
-            FeatureSet::served(),
-            Scaling::MinMax,
-            &fd001,
-        )
-        .unwrap();
+        let scaler = RegimeScaler::fit(Regimes::six(), FeatureSet::served(), Scaling::MinMax, &fd001).unwrap();
         assert!(scaler.of_regime(0).is_some() && scaler.of_regime(3).is_none());
         let mut row = fd001.engines[0].rows[0];
         let mut out = Vec::new();
@@ -258,16 +230,10 @@ mod tests {
         assert_eq!(out.len(), 16);
         row.values[..3].copy_from_slice(&[42.0, 0.84, 100.0]);
         let error = scaler.transform(&row, &mut out).unwrap_err();
-        assert!(
-            matches!(error, Error::UnfittedRegime { regime: 5, rows: 0 }),
-            "{error}"
-        );
+        assert!(matches!(error, Error::UnfittedRegime { regime: 5, rows: 0 }), "{error}");
         row.values[0] = 39.0;
         let error = scaler.transform(&row, &mut out).unwrap_err();
-        assert!(
-            matches!(error, Error::UnknownRegime { nearest: 5, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, Error::UnknownRegime { nearest: 5, .. }), "{error}");
     }
 
     #[test]

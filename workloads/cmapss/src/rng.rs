@@ -20,10 +20,7 @@ impl Rng {
             x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             x ^ (x >> 31)
         };
-        Self {
-            state: [next(), next(), next(), next()],
-            spare: None,
-        }
+        Self { state: [next(), next(), next(), next()], spare: None }
     }
 
     /// A generator of its own for part `stream` of a job: part 7 does not change when part 6 draws more numbers.
@@ -96,10 +93,7 @@ mod tests {
         // Four standard errors: var(z) = 1, var(z^2) = 2, var(z^3) = 15, var(z^4) = 96.
         for (k, mean, var) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)] {
             let error: f64 = moment(k) - mean;
-            assert!(
-                error.abs() < 4.0 * f64::sqrt(var / n as f64),
-                "moment {k}: {error}"
-            );
+            assert!(error.abs() < 4.0 * f64::sqrt(var / n as f64), "moment {k}: {error}");
         }
     }
 

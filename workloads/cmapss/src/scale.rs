@@ -42,10 +42,7 @@ impl Affine {
             sum += v;
         }
         if n == 0.0 {
-            return Self {
-                offset: 0.0,
-                factor: 1.0,
-            };
+            return Self { offset: 0.0, factor: 1.0 };
         }
         // A constant is recognised by its range: the rounding noise of a variance would blow it up.
         let (offset, spread) = if low == high {
@@ -57,10 +54,7 @@ impl Affine {
             let variance = values.map(|v| (v - mean).powi(2)).sum::<f64>() / n;
             (mean, variance.sqrt())
         };
-        Self {
-            offset,
-            factor: 1.0 / spread,
-        }
+        Self { offset, factor: 1.0 / spread }
     }
 
     /// Scales one value.
@@ -108,11 +102,7 @@ impl Scaler {
         }
         for (index, a) in affine.iter().enumerate() {
             if let Some(value) = [a.offset, a.factor].into_iter().find(|v| !v.is_finite()) {
-                return Err(Error::NotFinite {
-                    what: "scaler entry",
-                    index,
-                    value,
-                });
+                return Err(Error::NotFinite { what: "scaler entry", index, value });
             }
         }
         Ok(Self { features, affine })
@@ -169,18 +159,14 @@ mod tests {
                 Row { cycle, values }
             })
             .collect();
-        Fleet {
-            engines: vec![Engine { id: 1, rows }],
-        }
+        Fleet { engines: vec![Engine { id: 1, rows }] }
     }
 
     fn scaled(scaling: Scaling, train: &[f64], value: f64) -> Vec<f32> {
         let features = FeatureSet::by_names(["s2", "s3"]).unwrap();
         let scaler = Scaler::fit(features, scaling, &fleet(train)).unwrap();
         let mut out = Vec::new();
-        scaler
-            .transform(&fleet(&[value]).engines[0].rows[0], &mut out)
-            .unwrap();
+        scaler.transform(&fleet(&[value]).engines[0].rows[0], &mut out).unwrap();
         out
     }
 
@@ -204,10 +190,7 @@ mod tests {
     #[test]
     fn bad_parts_are_refused() {
         let features = || FeatureSet::by_names(["s2"]).unwrap();
-        let entry = |factor| Affine {
-            offset: 0.0,
-            factor,
-        };
+        let entry = |factor| Affine { offset: 0.0, factor };
         assert!(Scaler::fit(features(), Scaling::MinMax, &Fleet::default()).is_err());
         assert!(Scaler::from_parts(features(), vec![]).is_err());
         assert!(Scaler::from_parts(features(), vec![entry(f64::INFINITY)]).is_err());

@@ -8,9 +8,8 @@ use crate::rng::Rng;
 ///
 /// Inferred, not published: of the usual ways to split with seed 42 it is the one that gives that system's published
 /// 14,459 training and 3,272 validation windows of 30. Kept so that its 13.54 can be compared on the same engines.
-pub const EARLIER_VALIDATION: [u32; 20] = [
-    3, 5, 19, 22, 25, 26, 28, 34, 43, 51, 52, 53, 57, 60, 62, 72, 82, 93, 98, 100,
-];
+pub const EARLIER_VALIDATION: [u32; 20] =
+    [3, 5, 19, 22, 25, 26, 28, 34, 43, 51, 52, 53, 57, 60, 62, 72, 82, 93, 98, 100];
 
 /// A fleet in two parts.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,30 +50,20 @@ pub fn random(fleet: &Fleet, share: f64, seed: u64) -> Result<Split, Error> {
 /// # Errors
 /// An engine that the fleet does not have, or a side without engines.
 pub fn by_ids(fleet: &Fleet, validation: &[u32]) -> Result<Split, Error> {
-    if let Some(id) = validation
-        .iter()
-        .find(|id| !fleet.engines.iter().any(|e| e.id == **id))
-    {
+    if let Some(id) = validation.iter().find(|id| !fleet.engines.iter().any(|e| e.id == **id)) {
         return Err(Error::BadParameter {
             name: "validation engine",
             value: id.to_string(),
             reason: "is not in the fleet",
         });
     }
-    let (held, rest): (Vec<_>, Vec<_>) = fleet
-        .engines
-        .iter()
-        .cloned()
-        .partition(|e| validation.contains(&e.id));
+    let (held, rest): (Vec<_>, Vec<_>) = fleet.engines.iter().cloned().partition(|e| validation.contains(&e.id));
     for (side, name) in [(&held, "the validation side"), (&rest, "the training side")] {
         if side.is_empty() {
             return Err(Error::Empty(name));
         }
     }
-    Ok(Split {
-        train: Fleet { engines: rest },
-        validation: Fleet { engines: held },
-    })
+    Ok(Split { train: Fleet { engines: rest }, validation: Fleet { engines: held } })
 }
 
 #[cfg(test)]
@@ -85,14 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn fleet(n: u32) -> Fleet {
-        Fleet {
-            engines: (1..=n)
-                .map(|id| Engine {
-                    id,
-                    rows: Vec::new(),
-                })
-                .collect(),
-        }
+        Fleet { engines: (1..=n).map(|id| Engine { id, rows: Vec::new() }).collect() }
     }
 
     #[test]

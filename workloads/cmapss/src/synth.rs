@@ -71,11 +71,7 @@ impl Generator {
                 correlation[j * n + i] = r;
             }
         }
-        Self {
-            flavour,
-            root: square_root(&correlation, n),
-            regimes: Regimes::six(),
-        }
+        Self { flavour, root: square_root(&correlation, n), regimes: Regimes::six() }
     }
 
     /// Engines 1..=`engines`, each run to failure.
@@ -120,11 +116,7 @@ impl Generator {
     fn draw(&self, rng: &mut Rng) -> Draw {
         let z: Vec<f64> = (0..law::VARIABLES).map(|_| rng.normal()).collect();
         let mut x = law::MEAN;
-        for ((x, row), sd) in x
-            .iter_mut()
-            .zip(self.root.chunks_exact(law::VARIABLES))
-            .zip(law::SD)
-        {
+        for ((x, row), sd) in x.iter_mut().zip(self.root.chunks_exact(law::VARIABLES)).zip(law::SD) {
             *x += sd * row.iter().zip(&z).map(|(a, z)| a * z).sum::<f64>();
         }
         let count = law::SENSORS.len();
@@ -132,9 +124,7 @@ impl Generator {
             level: std::array::from_fn(|k| x[k]),
             amplitude: std::array::from_fn(|k| x[count + k]),
             tau: x[law::LN_TAU].exp(),
-            life: (x[law::LN_LIFE].exp() + 120.0)
-                .round()
-                .clamp(LIFE.0, LIFE.1) as u32,
+            life: (x[law::LN_LIFE].exp() + 120.0).round().clamp(LIFE.0, LIFE.1) as u32,
             fan: self.flavour == Flavour::Fd003 && rng.uniform() < law::FAN_SHARE,
         };
         if draw.fan {
@@ -151,9 +141,7 @@ impl Generator {
     }
 
     fn engine(&self, id: u32, draw: &Draw, cycles: u32, rng: &mut Rng) -> Engine {
-        let rows = (1..=cycles)
-            .map(|cycle| self.row(cycle, draw, rng))
-            .collect();
+        let rows = (1..=cycles).map(|cycle| self.row(cycle, draw, rng)).collect();
         Engine { id, rows }
     }
 
@@ -179,8 +167,7 @@ impl Generator {
             let (level, scale) = self.regime_law(k, regime);
             // An engine's deviation from the mean engine shrinks and grows with the regime as its wear does.
             let healthy = level + (draw.level[k] - law::MEAN[k]) * scale.abs();
-            values[SETTINGS + sensor - 1] =
-                healthy + draw.amplitude[k] * scale * wear + law::NOISE[k] * rng.normal();
+            values[SETTINGS + sensor - 1] = healthy + draw.amplitude[k] * scale * wear + law::NOISE[k] * rng.normal();
         }
         for (value, &decimals) in values.iter_mut().zip(&DECIMALS) {
             let unit = 10f64.powi(decimals as i32);
@@ -197,11 +184,7 @@ impl Generator {
         }
         let (level, change) = law::REGIMES[regime][k];
         let at_sea_level = law::REGIMES[0][k].1;
-        let scale = if at_sea_level == 0.0 {
-            1.0
-        } else {
-            change / at_sea_level
-        };
+        let scale = if at_sea_level == 0.0 { 1.0 } else { change / at_sea_level };
         (level, scale)
     }
 }
@@ -210,11 +193,7 @@ fn at_least_one(engines: u32) -> Result<(), Error> {
     if engines > 0 {
         return Ok(());
     }
-    Err(Error::BadParameter {
-        name: "engines",
-        value: "0".to_owned(),
-        reason: "must be at least 1",
-    })
+    Err(Error::BadParameter { name: "engines", value: "0".to_owned(), reason: "must be at least 1" })
 }
 
 /// The part of the unit interval that `u` falls into.
@@ -259,10 +238,7 @@ mod tests {
             assert_eq!(parse_fleet("x", &text).unwrap(), fleet);
             for line in String::from_utf8(text).unwrap().lines() {
                 assert!(line.ends_with("  ") && !line.contains("-0.0000 "));
-                let decimals = line
-                    .split_whitespace()
-                    .skip(2)
-                    .map(|f| f.split_once('.').map_or(0, |(_, d)| d.len()));
+                let decimals = line.split_whitespace().skip(2).map(|f| f.split_once('.').map_or(0, |(_, d)| d.len()));
                 assert_eq!(decimals.collect::<Vec<_>>(), DECIMALS);
             }
         }
@@ -283,8 +259,7 @@ mod tests {
     /// Mean change from the first 30 % of life to the last three cycles.
     fn change(engine: &Engine, sensor: usize) -> f64 {
         let column = Column::sensor(sensor).unwrap();
-        let mean =
-            |rows: &[Row]| rows.iter().map(|r| r.get(column)).sum::<f64>() / rows.len() as f64;
+        let mean = |rows: &[Row]| rows.iter().map(|r| r.get(column)).sum::<f64>() / rows.len() as f64;
         let n = engine.rows.len();
         mean(&engine.rows[n - 3..]) - mean(&engine.rows[..n * 3 / 10])
     }
@@ -292,29 +267,14 @@ mod tests {
     #[test]
     fn the_fan_fault_turns_the_signs() {
         let fleet = Generator::new(Flavour::Fd003).train(300, 5).unwrap();
-        let fan: Vec<&Engine> = fleet
-            .engines
-            .iter()
-            .filter(|e| change(e, 7) > 0.0)
-            .collect();
+        let fan: Vec<&Engine> = fleet.engines.iter().filter(|e| change(e, 7) > 0.0).collect();
         let share = fan.len() as f64 / 300.0;
         assert!((share - 29.0 / 66.0).abs() < 0.11, "{share}");
         let mean = |sensor| fan.iter().map(|e| change(e, sensor)).sum::<f64>() / fan.len() as f64;
         // Published change under the fan fault, within 15 %.
-        for (sensor, want) in [
-            (7, 14.4),
-            (8, 0.587),
-            (9, 72.0),
-            (12, 13.8),
-            (15, -0.157),
-            (20, 0.57),
-            (21, 0.355),
-        ] {
+        for (sensor, want) in [(7, 14.4), (8, 0.587), (9, 72.0), (12, 13.8), (15, -0.157), (20, 0.57), (21, 0.355)] {
             let got = mean(sensor);
-            assert!(
-                (got / want - 1.0).abs() < 0.15,
-                "s{sensor}: {got}, published {want}"
-            );
+            assert!((got / want - 1.0).abs() < 0.15, "s{sensor}: {got}, published {want}");
         }
         // One hundredth of rounding on a change of 0.016.
         assert!((mean(10) - 0.016).abs() < 0.006, "{}", mean(10));

@@ -34,24 +34,13 @@ impl WindowSpec {
     /// Length 30, stride 1, cap 125, short engines refused: what the served model is trained on.
     #[must_use]
     pub fn training() -> Self {
-        Self {
-            length: 30,
-            stride: 1,
-            short: Short::Refuse,
-            cap: Some(125),
-            last_only: false,
-        }
+        Self { length: 30, stride: 1, short: Short::Refuse, cap: Some(125), last_only: false }
     }
 
     /// The last window of each engine, uncapped labels, short engines padded: how test sets are scored.
     #[must_use]
     pub fn scoring() -> Self {
-        Self {
-            short: Short::RepeatFirst,
-            cap: None,
-            last_only: true,
-            ..Self::training()
-        }
+        Self { short: Short::RepeatFirst, cap: None, last_only: true, ..Self::training() }
     }
 }
 
@@ -105,11 +94,7 @@ impl Windows {
     ///
     /// # Errors
     /// A bad spec, a short engine where that is refused, or a row that the transform refuses.
-    pub fn run_to_failure(
-        engines: &[Engine],
-        transform: &impl Transform,
-        spec: WindowSpec,
-    ) -> Result<Self, Error> {
+    pub fn run_to_failure(engines: &[Engine], transform: &impl Transform, spec: WindowSpec) -> Result<Self, Error> {
         Self::cut(engines, transform, spec, |_| 0)
     }
 
@@ -141,11 +126,7 @@ impl Windows {
     ) -> Result<Self, Error> {
         for (name, value) in [("window length", spec.length), ("stride", spec.stride)] {
             if value == 0 {
-                return Err(Error::BadParameter {
-                    name,
-                    value: "0".to_owned(),
-                    reason: "must be at least 1",
-                });
+                return Err(Error::BadParameter { name, value: "0".to_owned(), reason: "must be at least 1" });
             }
         }
         let mut windows = Self {
@@ -178,11 +159,7 @@ impl Windows {
         if padding > 0 {
             match spec.short {
                 Short::Refuse => {
-                    return Err(Error::ShortEngine {
-                        engine: engine.id,
-                        cycles,
-                        length,
-                    });
+                    return Err(Error::ShortEngine { engine: engine.id, cycles, length });
                 }
                 Short::Skip => {
                     self.skipped += 1;
@@ -198,22 +175,14 @@ impl Windows {
             transform.transform(row, &mut scaled)?;
         }
         let last_end = cycles + padding;
-        let first_end = if spec.last_only {
-            last_end
-        } else {
-            length + (last_end - length) % spec.stride
-        };
+        let first_end = if spec.last_only { last_end } else { length + (last_end - length) % spec.stride };
         for end in (first_end..=last_end).step_by(spec.stride) {
             let row: &Row = &engine.rows[end - padding - 1];
             let left = u64::from(rul) + (last_end - end) as u64;
             let label = spec.cap.map_or(left, |cap| left.min(u64::from(cap)));
-            self.values
-                .extend_from_slice(&scaled[(end - length) * self.features..end * self.features]);
+            self.values.extend_from_slice(&scaled[(end - length) * self.features..end * self.features]);
             self.labels.push(label as f32);
-            self.origins.push(Origin {
-                engine: engine.id,
-                last_cycle: row.cycle,
-            });
+            self.origins.push(Origin { engine: engine.id, last_cycle: row.cycle });
         }
         Ok(())
     }
@@ -245,11 +214,7 @@ mod tests {
     }
 
     fn spec(length: usize, stride: usize) -> WindowSpec {
-        WindowSpec {
-            length,
-            stride,
-            ..WindowSpec::training()
-        }
+        WindowSpec { length, stride, ..WindowSpec::training() }
     }
 
     #[test]
@@ -260,13 +225,7 @@ mod tests {
         assert_eq!(w.get(2).unwrap(), [5.0, 4.0, 6.0, 4.0, 7.0, 4.0]);
         assert_eq!(w.get(3), None);
         assert_eq!(w.get(usize::MAX), None);
-        assert_eq!(
-            w.origins[1],
-            Origin {
-                engine: 4,
-                last_cycle: 5
-            }
-        );
+        assert_eq!(w.origins[1], Origin { engine: 4, last_cycle: 5 });
     }
 
     #[test]
@@ -280,49 +239,28 @@ mod tests {
     #[test]
     fn labels_are_capped_and_continue_after_the_cut() {
         let engines = [engine(1, 40), engine(2, 35)];
-        let w =
-            Windows::with_rul(&engines, &[110, 20], &features(), WindowSpec::training()).unwrap();
+        let w = Windows::with_rul(&engines, &[110, 20], &features(), WindowSpec::training()).unwrap();
         assert_eq!(w.len(), 11 + 6);
         assert_eq!((w.labels[0], w.labels[10]), (120.0, 110.0));
         assert_eq!((w.labels[11], w.labels[16]), (25.0, 20.0));
-        let w =
-            Windows::with_rul(&engines, &[500, 20], &features(), WindowSpec::training()).unwrap();
+        let w = Windows::with_rul(&engines, &[500, 20], &features(), WindowSpec::training()).unwrap();
         assert!(w.labels[..11].iter().all(|&l| l == 125.0));
-        let w =
-            Windows::with_rul(&engines, &[500, 20], &features(), WindowSpec::scoring()).unwrap();
+        let w = Windows::with_rul(&engines, &[500, 20], &features(), WindowSpec::scoring()).unwrap();
         assert_eq!(w.labels, [500.0, 20.0]);
     }
 
     #[test]
     fn short_engines_by_policy() {
         let engines = [engine(1, 2), engine(2, 5)];
-        let cut = |short| {
-            Windows::run_to_failure(
-                &engines,
-                &features(),
-                WindowSpec {
-                    short,
-                    ..spec(4, 1)
-                },
-            )
-        };
+        let cut = |short| Windows::run_to_failure(&engines, &features(), WindowSpec { short, ..spec(4, 1) });
         let error = cut(Short::Refuse).unwrap_err().to_string();
-        assert!(
-            error.starts_with("engine 1 has 2 cycles, fewer than the window of 4"),
-            "{error}"
-        );
+        assert!(error.starts_with("engine 1 has 2 cycles, fewer than the window of 4"), "{error}");
         let skipped = cut(Short::Skip).unwrap();
         assert_eq!((skipped.skipped, skipped.labels.len()), (1, 2));
         let padded = cut(Short::RepeatFirst).unwrap();
-        assert_eq!(
-            padded.get(0).unwrap(),
-            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.0]
-        );
+        assert_eq!(padded.get(0).unwrap(), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 1.0]);
         assert_eq!(padded.labels, [0.0, 1.0, 0.0]);
-        let empty = Engine {
-            id: 3,
-            rows: Vec::new(),
-        };
+        let empty = Engine { id: 3, rows: Vec::new() };
         let none = Windows::run_to_failure(&[empty], &features(), spec(4, 1)).unwrap();
         assert!(none.is_empty() && none.skipped == 1);
     }

@@ -4,9 +4,7 @@ use crate::data::{COLUMNS, Fleet};
 use std::io::{self, Write};
 
 /// Decimals per column in NASA's files.
-pub(crate) const DECIMALS: [usize; COLUMNS] = [
-    4, 4, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 0, 0, 2, 2, 4,
-];
+pub(crate) const DECIMALS: [usize; COLUMNS] = [4, 4, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 0, 0, 2, 2, 4];
 
 /// Writes all engines. A value with more decimals than NASA's keeps them, so reading back gives the same numbers.
 ///

@@ -24,12 +24,7 @@ impl Chi2Test {
         } else {
             chi2_sf(statistic, df as f64)
         };
-        Self {
-            statistic,
-            df,
-            p,
-            smallest_expected,
-        }
+        Self { statistic, df, p, smallest_expected }
     }
 }
 
@@ -49,17 +44,11 @@ pub fn goodness_of_fit(observed: &[u64], expected: &[f64]) -> Result<Chi2Test, S
     }
     let n = total("observed counts", observed)? as f64;
     if let Some(index) = expected.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
-        return Err(StatError::NotFinite {
-            what: "expected weight",
-            index,
-            value: expected[index],
-        });
+        return Err(StatError::NotFinite { what: "expected weight", index, value: expected[index] });
     }
     let weight: f64 = expected.iter().sum();
     if !(weight > 0.0 && weight.is_finite()) {
-        return Err(StatError::Empty {
-            what: "expected weights",
-        });
+        return Err(StatError::Empty { what: "expected weights" });
     }
     let (mut statistic, mut cells, mut smallest) = (0.0, 0usize, f64::INFINITY);
     for (&o, &w) in observed.iter().zip(expected) {
@@ -142,18 +131,9 @@ mod tests {
 
     #[test]
     fn errors_are_typed() {
-        assert!(matches!(
-            homogeneity(&[1], &[1, 2]),
-            Err(StatError::LengthMismatch { .. })
-        ));
-        assert!(matches!(
-            homogeneity(&[0, 0], &[1, 2]),
-            Err(StatError::Empty { .. })
-        ));
-        assert!(matches!(
-            homogeneity(&[u64::MAX, 1], &[1, 2]),
-            Err(StatError::Overflow { .. })
-        ));
+        assert!(matches!(homogeneity(&[1], &[1, 2]), Err(StatError::LengthMismatch { .. })));
+        assert!(matches!(homogeneity(&[0, 0], &[1, 2]), Err(StatError::Empty { .. })));
+        assert!(matches!(homogeneity(&[u64::MAX, 1], &[1, 2]), Err(StatError::Overflow { .. })));
         assert!(goodness_of_fit(&[1, 2], &[1.0, f64::NAN]).is_err());
         assert!(goodness_of_fit(&[1, 2], &[1.0, -1.0]).is_err());
         assert!(goodness_of_fit(&[1, 2], &[0.0, 0.0]).is_err());

@@ -10,9 +10,7 @@
 mod measure;
 mod reference;
 
-pub use measure::{
-    Compared, FeatureShift, Measurement, PredictionShift, RegimeShift, SensorShift, measure,
-};
+pub use measure::{Compared, FeatureShift, Measurement, PredictionShift, RegimeShift, SensorShift, measure};
 pub use reference::{Fit, Null, Reference, ShapeNull};
 
 /// One served prediction, as the service's ring of recent requests keeps it.
@@ -179,18 +177,8 @@ pub struct Decision {
 ///
 /// A cause that could not be measured keeps its memory: silence is neither a hit nor clean.
 #[must_use]
-pub fn decide(
-    policy: &Policy,
-    measurement: &Measurement,
-    memory: &Memory,
-    now_s: u64,
-) -> (Decision, Memory) {
-    let plain = |state, reason: String| Decision {
-        state,
-        cause: None,
-        page: false,
-        reasons: vec![reason],
-    };
+pub fn decide(policy: &Policy, measurement: &Measurement, memory: &Memory, now_s: u64) -> (Decision, Memory) {
+    let plain = |state, reason: String| Decision { state, cause: None, page: false, reasons: vec![reason] };
     let found = match measurement {
         Measurement::Stub => {
             let reason = "the service has no model and answers a constant".to_owned();
@@ -207,10 +195,7 @@ pub fn decide(
     let mut next = if memory.model_version == found.model_version {
         memory.clone()
     } else {
-        Memory {
-            model_version: found.model_version.clone(),
-            ..Memory::default()
-        }
+        Memory { model_version: found.model_version.clone(), ..Memory::default() }
     };
     let verdicts = [
         found.regime.as_ref().map(|r| r.verdict(policy)),
@@ -231,9 +216,7 @@ pub fn decide(
             memory.clean = memory.clean.saturating_add(1);
             memory.active &= memory.clean < policy.windows_to_clear;
         }
-        let rested = memory
-            .paged_at
-            .is_none_or(|at| now_s.saturating_sub(at) >= policy.cool_down_s);
+        let rested = memory.paged_at.is_none_or(|at| now_s.saturating_sub(at) >= policy.cool_down_s);
         // A cause on its way out keeps the state but sends nothing new.
         if memory.active && verdict.over && rested {
             memory.paged_at = Some(now_s);
@@ -253,12 +236,7 @@ pub fn decide(
     } else {
         (State::Ok, None)
     };
-    let decision = Decision {
-        state,
-        cause,
-        page: pages,
-        reasons,
-    };
+    let decision = Decision { state, cause, page: pages, reasons };
     (decision, next)
 }
 
@@ -283,13 +261,7 @@ mod tests {
                 unknown: 0.0,
             }),
             sensors: None,
-            prediction: psi.map(|psi| PredictionShift {
-                psi,
-                bins: 10,
-                n: 300,
-                null_95: 0.4,
-                null_99: 0.5,
-            }),
+            prediction: psi.map(|psi| PredictionShift { psi, bins: 10, n: 300, null_95: 0.4, null_99: 0.5 }),
             missing: Vec::new(),
         }))
     }
@@ -309,10 +281,7 @@ mod tests {
     #[test]
     fn a_constant_threshold_is_not_enough() {
         // 0.45 is over 0.2, but drift-free traffic gets there too.
-        assert_eq!(
-            run(&[found(Some(0.45), 0.0), found(Some(0.45), 0.0)]),
-            [(State::Ok, false); 2]
-        );
+        assert_eq!(run(&[found(Some(0.45), 0.0), found(Some(0.45), 0.0)]), [(State::Ok, false); 2]);
     }
 
     #[test]
@@ -321,13 +290,7 @@ mod tests {
         let suspect = (State::Suspect, false);
         assert_eq!(
             run(&[bad.clone(), good.clone(), bad.clone(), bad.clone(), bad]),
-            [
-                suspect,
-                (State::Ok, false),
-                suspect,
-                (State::Drift, true),
-                (State::Drift, false)
-            ]
+            [suspect, (State::Ok, false), suspect, (State::Drift, true), (State::Drift, false)]
         );
         assert_eq!(run(&[good]), [(State::Ok, false)]);
     }
@@ -339,15 +302,7 @@ mod tests {
         hour.extend(std::iter::repeat_n(good.clone(), 3));
         hour.extend(std::iter::repeat_n(bad, 58));
         let out = run(&hour);
-        assert_eq!(
-            out[..4],
-            [
-                (State::Drift, true),
-                (State::Drift, false),
-                (State::Ok, false),
-                (State::Ok, false),
-            ]
-        );
+        assert_eq!(out[..4], [(State::Drift, true), (State::Drift, false), (State::Ok, false), (State::Ok, false),]);
         let pages: Vec<usize> = (0..out.len()).filter(|&i| out[i].1).collect();
         assert_eq!(pages, [0, 60], "one page an hour");
     }
@@ -370,25 +325,14 @@ mod tests {
     #[test]
     fn silence_changes_nothing_and_a_new_version_forgets() {
         let bad = found(Some(0.9), 0.0);
-        let states = run(&[
-            bad.clone(),
-            found(None, 0.0),
-            Measurement::Stub,
-            bad.clone(),
-        ]);
+        let states = run(&[bad.clone(), found(None, 0.0), Measurement::Stub, bad.clone()]);
         assert_eq!(states[1].0, State::Suspect);
         assert_eq!(states[3], (State::Drift, true));
         let (_, memory) = decide(&Policy::default(), &bad, &Memory::default(), 0);
-        let old = Memory {
-            model_version: "2".to_owned(),
-            ..memory
-        };
+        let old = Memory { model_version: "2".to_owned(), ..memory };
         let (decision, memory) = decide(&Policy::default(), &bad, &old, 60);
         assert_eq!(decision.state, State::Suspect);
-        assert_eq!(
-            (memory.model_version.as_str(), memory.causes[2].hits),
-            ("3", 1)
-        );
+        assert_eq!((memory.model_version.as_str(), memory.causes[2].hits), ("3", 1));
     }
 
     #[test]
@@ -396,13 +340,7 @@ mod tests {
         let both = found(Some(0.9), 0.9);
         let (decision, _) = decide(&Policy::default(), &both, &Memory::default(), 0);
         assert_eq!(decision.cause, Some(Cause::Regime));
-        assert!(
-            decision.reasons[0].starts_with("regimes: 90 % of the traffic moved"),
-            "{decision:?}"
-        );
-        assert_eq!(
-            (Cause::Regime.name(), decision.state.name()),
-            ("regime", "drift")
-        );
+        assert!(decision.reasons[0].starts_with("regimes: 90 % of the traffic moved"), "{decision:?}");
+        assert_eq!((Cause::Regime.name(), decision.state.name()), ("regime", "drift"));
     }
 }

@@ -24,16 +24,11 @@ pub fn quantile_sorted(sorted: &[f64], q: f64) -> Option<f64> {
 pub fn quantile_edges(reference: &[f64], bins: usize) -> Result<Vec<f64>, StatError> {
     check_finite("reference", reference)?;
     if bins == 0 {
-        return Err(StatError::BadParameter {
-            name: "bins",
-            detail: "at least one bin is needed".to_owned(),
-        });
+        return Err(StatError::BadParameter { name: "bins", detail: "at least one bin is needed".to_owned() });
     }
     let mut sorted = reference.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    let mut edges: Vec<f64> = (1..bins)
-        .filter_map(|i| quantile_sorted(&sorted, i as f64 / bins as f64))
-        .collect();
+    let mut edges: Vec<f64> = (1..bins).filter_map(|i| quantile_sorted(&sorted, i as f64 / bins as f64)).collect();
     edges.dedup();
     // Buckets include their upper bound, so an edge at the maximum would leave an overflow bucket that is empty by construction.
     let largest = sorted[sorted.len() - 1];
@@ -79,20 +74,10 @@ pub fn numpy_edges(values: &[f64], rule: NumpyRule) -> Result<Vec<f64>, StatErro
         NumpyRule::Doane => doane_width(values, range),
     };
     // A zero range becomes one unit wide around the value, as in numpy.
-    let (first, last) = if range == 0.0 {
-        (low - 0.5, high + 0.5)
-    } else {
-        (low, high)
-    };
-    let bins = if width > 0.0 {
-        ((last - first) / width).ceil().max(1.0)
-    } else {
-        1.0
-    };
+    let (first, last) = if range == 0.0 { (low - 0.5, high + 0.5) } else { (low, high) };
+    let bins = if width > 0.0 { ((last - first) / width).ceil().max(1.0) } else { 1.0 };
     let step = (last - first) / bins;
-    let mut edges: Vec<f64> = (0..bins as usize)
-        .map(|i| i as f64 * step + first)
-        .collect();
+    let mut edges: Vec<f64> = (0..bins as usize).map(|i| i as f64 * step + first).collect();
     edges.push(last);
     if edges.windows(2).any(|w| w[0] >= w[1]) {
         return Err(StatError::BadParameter {
@@ -112,11 +97,7 @@ fn doane_width(values: &[f64], range: f64) -> f64 {
     if sigma <= 0.0 {
         return 0.0;
     }
-    let skew = values
-        .iter()
-        .map(|v| ((v - mean) / sigma).powi(3))
-        .sum::<f64>()
-        / n;
+    let skew = values.iter().map(|v| ((v - mean) / sigma).powi(3)).sum::<f64>() / n;
     let skew_sd = (6.0 * (n - 2.0) / ((n + 1.0) * (n + 3.0))).sqrt();
     range / (1.0 + n.log2() + (1.0 + skew.abs() / skew_sd).log2())
 }
@@ -164,86 +145,23 @@ mod tests {
     fn check(rule: NumpyRule, values: &[f64], bins: usize, second: f64, last: f64) {
         let edges = numpy_edges(values, rule).unwrap();
         assert_eq!(edges.len(), bins + 1);
-        assert!(
-            (edges[1] - second).abs() <= 1e-9 * second.abs(),
-            "{edges:?}"
-        );
+        assert!((edges[1] - second).abs() <= 1e-9 * second.abs(), "{edges:?}");
         assert!((edges[bins] - last).abs() <= 1e-9 * last.abs(), "{edges:?}");
     }
 
     #[test]
     fn edges_against_numpy() {
         // numpy 2.4.6: number of bins, edges[1], edges[-1]
-        check(
-            NumpyRule::Sturges,
-            &seq(1000, 10.0, 115.0),
-            11,
-            20.4451298034161,
-            124.89580972350225,
-        );
-        check(
-            NumpyRule::Sturges,
-            &seq(50, 10.0, 115.0),
-            7,
-            25.75367015609416,
-            120.15627260517762,
-        );
-        check(
-            NumpyRule::Sturges,
-            &seq(3, 0.0, 1.0),
-            3,
-            0.28031544958442006,
-            0.7294901687515776,
-        );
-        check(
-            NumpyRule::Sturges,
-            &seq(17731, 0.0, 125.0),
-            16,
-            7.812105659804261,
-            124.99368742704078,
-        );
-        check(
-            NumpyRule::Sturges,
-            &seq(64, -3.0, 9.0),
-            7,
-            -1.7337729114684837,
-            5.854243825048151,
-        );
-        check(
-            NumpyRule::Doane,
-            &seq(1000, 10.0, 115.0),
-            15,
-            17.65977833888047,
-            124.89580972350225,
-        );
-        check(
-            NumpyRule::Doane,
-            &seq(50, 10.0, 115.0),
-            9,
-            22.25727747279477,
-            120.15627260517762,
-        );
-        check(
-            NumpyRule::Doane,
-            &seq(3, 0.0, 1.0),
-            3,
-            0.28031544958442006,
-            0.7294901687515776,
-        );
-        check(
-            NumpyRule::Doane,
-            &seq(17731, 0.0, 125.0),
-            21,
-            5.952080552387808,
-            124.99368742704078,
-        );
-        check(
-            NumpyRule::Doane,
-            &seq(64, -3.0, 9.0),
-            9,
-            -2.014810568376507,
-            5.854243825048151,
-        );
+        check(NumpyRule::Sturges, &seq(1000, 10.0, 115.0), 11, 20.4451298034161, 124.89580972350225);
+        check(NumpyRule::Sturges, &seq(50, 10.0, 115.0), 7, 25.75367015609416, 120.15627260517762);
+        check(NumpyRule::Sturges, &seq(3, 0.0, 1.0), 3, 0.28031544958442006, 0.7294901687515776);
+        check(NumpyRule::Sturges, &seq(17731, 0.0, 125.0), 16, 7.812105659804261, 124.99368742704078);
+        check(NumpyRule::Sturges, &seq(64, -3.0, 9.0), 7, -1.7337729114684837, 5.854243825048151);
+        check(NumpyRule::Doane, &seq(1000, 10.0, 115.0), 15, 17.65977833888047, 124.89580972350225);
+        check(NumpyRule::Doane, &seq(50, 10.0, 115.0), 9, 22.25727747279477, 120.15627260517762);
+        check(NumpyRule::Doane, &seq(3, 0.0, 1.0), 3, 0.28031544958442006, 0.7294901687515776);
+        check(NumpyRule::Doane, &seq(17731, 0.0, 125.0), 21, 5.952080552387808, 124.99368742704078);
+        check(NumpyRule::Doane, &seq(64, -3.0, 9.0), 9, -2.014810568376507, 5.854243825048151);
         check(NumpyRule::Doane, &[3.0, 3.0, 3.0], 1, 3.5, 3.5);
         check(NumpyRule::Sturges, &[7.0], 1, 7.5, 7.5);
     }
@@ -265,9 +183,7 @@ mod tests {
         assert!(quantile_edges(&[1.0], 0).is_err());
         assert!(numpy_edges(&[f64::NAN], NumpyRule::Doane).is_err());
         assert!(numpy_edges(&[1e308, -1e308], NumpyRule::Sturges).is_err());
-        let narrow: Vec<f64> = (0..64)
-            .map(|i| if i == 0 { 1.0 } else { 1.0 + f64::EPSILON })
-            .collect();
+        let narrow: Vec<f64> = (0..64).map(|i| if i == 0 { 1.0 } else { 1.0 + f64::EPSILON }).collect();
         assert!(numpy_edges(&narrow, NumpyRule::Sturges).is_err());
     }
 

@@ -58,11 +58,8 @@ pub fn scores(reference: &[f64], current: &[f64]) -> Result<Scores, StatError> {
 pub fn wasserstein(reference: &[f64], current: &[f64]) -> Result<f64, StatError> {
     check_finite("reference", reference)?;
     check_finite("current", current)?;
-    let mut all: Vec<(f64, bool)> = reference
-        .iter()
-        .map(|&v| (v, true))
-        .chain(current.iter().map(|&v| (v, false)))
-        .collect();
+    let mut all: Vec<(f64, bool)> =
+        reference.iter().map(|&v| (v, true)).chain(current.iter().map(|&v| (v, false))).collect();
     all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let lattice = Lattice::new(reference.len(), current.len());
     let (mut i, mut j, mut sum) = (0, 0, 0.0);
@@ -94,10 +91,7 @@ impl Binned {
                 }
                 counts
             };
-            return Ok(Self::from_counts(
-                (&count(reference), reference.len()),
-                (&count(current), current.len()),
-            ));
+            return Ok(Self::from_counts((&count(reference), reference.len()), (&count(current), current.len())));
         }
         let edges = numpy_edges(&[reference, current].concat(), NumpyRule::Sturges)?;
         Ok(Self::from_counts(
@@ -107,13 +101,9 @@ impl Binned {
     }
 
     fn from_counts(reference: (&[u64], usize), current: (&[u64], usize)) -> Self {
-        let shares = |(counts, n): (&[u64], usize)| -> Vec<f64> {
-            counts.iter().map(|&c| c as f64 / n as f64).collect()
-        };
-        Self {
-            reference: shares(reference),
-            current: shares(current),
-        }
+        let shares =
+            |(counts, n): (&[u64], usize)| -> Vec<f64> { counts.iter().map(|&c| c as f64 / n as f64).collect() };
+        Self { reference: shares(reference), current: shares(current) }
     }
 }
 
@@ -127,19 +117,9 @@ fn distinct(values: &[f64]) -> Vec<f64> {
 
 /// evidently's zero rule: an empty bin becomes 1e-4, or a millionth of the smallest share where that is at most 1e-4.
 fn fill(shares: &[f64]) -> Vec<f64> {
-    let smallest = shares
-        .iter()
-        .filter(|&&s| s > 0.0)
-        .fold(f64::INFINITY, |m, &s| m.min(s));
-    let replacement = if smallest <= 1e-4 {
-        smallest / 1e6
-    } else {
-        1e-4
-    };
-    shares
-        .iter()
-        .map(|&s| if s == 0.0 { replacement } else { s })
-        .collect()
+    let smallest = shares.iter().filter(|&&s| s > 0.0).fold(f64::INFINITY, |m, &s| m.min(s));
+    let replacement = if smallest <= 1e-4 { smallest / 1e6 } else { 1e-4 };
+    shares.iter().map(|&s| if s == 0.0 { replacement } else { s }).collect()
 }
 
 fn normalised(shares: &[f64]) -> Vec<f64> {
@@ -148,11 +128,7 @@ fn normalised(shares: &[f64]) -> Vec<f64> {
 }
 
 fn kullback_leibler(p: &[f64], q: &[f64]) -> f64 {
-    normalised(p)
-        .iter()
-        .zip(normalised(q))
-        .map(|(&p, q)| p * (p / q).ln())
-        .sum()
+    normalised(p).iter().zip(normalised(q)).map(|(&p, q)| p * (p / q).ln()).sum()
 }
 
 fn jensen_shannon(p: &[f64], q: &[f64]) -> f64 {
@@ -169,20 +145,10 @@ fn jensen_shannon(p: &[f64], q: &[f64]) -> f64 {
 }
 
 fn hellinger(reference: &[f64], current: &[f64]) -> Result<f64, StatError> {
-    let edges = numpy_edges(
-        &distinct(&[reference, current].concat()),
-        NumpyRule::Sturges,
-    )?;
-    let (a, b) = (
-        numpy_counts(reference, &edges),
-        numpy_counts(current, &edges),
-    );
+    let edges = numpy_edges(&distinct(&[reference, current].concat()), NumpyRule::Sturges)?;
+    let (a, b) = (numpy_counts(reference, &edges), numpy_counts(current, &edges));
     let (n, m) = (reference.len() as f64, current.len() as f64);
-    let overlap: f64 = a
-        .iter()
-        .zip(b)
-        .map(|(&a, b)| (a as f64 / n * (b as f64 / m)).sqrt())
-        .sum();
+    let overlap: f64 = a.iter().zip(b).map(|(&a, b)| (a as f64 / n * (b as f64 / m)).sqrt()).sum();
     Ok((1.0 - overlap.clamp(0.0, 1.0)).sqrt())
 }
 

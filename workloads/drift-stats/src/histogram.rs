@@ -45,14 +45,8 @@ impl Histogram {
                 right: bounds.len() + 1,
             });
         }
-        counts
-            .iter()
-            .try_fold(0u64, |sum, &c| sum.checked_add(c))
-            .ok_or(StatError::Overflow { what: "histogram" })?;
-        Ok(Self {
-            bounds: bounds.to_vec(),
-            counts: counts.to_vec(),
-        })
+        counts.iter().try_fold(0u64, |sum, &c| sum.checked_add(c)).ok_or(StatError::Overflow { what: "histogram" })?;
+        Ok(Self { bounds: bounds.to_vec(), counts: counts.to_vec() })
     }
 
     /// From cumulative counts per upper bound, as scraped (`le`); the last bound must be `+Inf`.
@@ -69,11 +63,7 @@ impl Histogram {
         let mut before = 0;
         let mut counts = Vec::with_capacity(buckets.len());
         for (index, &(_, after)) in buckets.iter().enumerate() {
-            let count = after.checked_sub(before).ok_or(StatError::CountsDecrease {
-                index,
-                before,
-                after,
-            })?;
+            let count = after.checked_sub(before).ok_or(StatError::CountsDecrease { index, before, after })?;
             counts.push(count);
             before = after;
         }
@@ -150,11 +140,7 @@ impl Histogram {
         self.same_bounds(earlier)?;
         let mut counts = Vec::with_capacity(self.counts.len());
         for (index, (&after, &before)) in self.counts.iter().zip(&earlier.counts).enumerate() {
-            counts.push(after.checked_sub(before).ok_or(StatError::CountsDecrease {
-                index,
-                before,
-                after,
-            })?);
+            counts.push(after.checked_sub(before).ok_or(StatError::CountsDecrease { index, before, after })?);
         }
         Self::from_counts(&self.bounds, &counts)
     }
@@ -162,17 +148,11 @@ impl Histogram {
     fn same_bounds(&self, other: &Self) -> Result<(), StatError> {
         if self.bounds.len() != other.bounds.len() {
             return Err(StatError::BoundsDiffer {
-                detail: format!(
-                    "{} against {} bounds",
-                    self.bounds.len(),
-                    other.bounds.len()
-                ),
+                detail: format!("{} against {} bounds", self.bounds.len(), other.bounds.len()),
             });
         }
         match self.bounds.iter().zip(&other.bounds).find(|(a, b)| a != b) {
-            Some((a, b)) => Err(StatError::BoundsDiffer {
-                detail: format!("{a} against {b}"),
-            }),
+            Some((a, b)) => Err(StatError::BoundsDiffer { detail: format!("{a} against {b}") }),
             None => Ok(()),
         }
     }
@@ -199,11 +179,7 @@ pub struct KsInterval {
 ///
 /// # Errors
 /// Different bounds, or a histogram without values.
-pub fn ks_interval(
-    reference: &Histogram,
-    current: &Histogram,
-    method: Method,
-) -> Result<KsInterval, StatError> {
+pub fn ks_interval(reference: &Histogram, current: &Histogram, method: Method) -> Result<KsInterval, StatError> {
     reference.same_bounds(current)?;
     let n = (reference.total(), current.total());
     let size = |n: u64, what| match usize::try_from(n) {
@@ -211,30 +187,18 @@ pub fn ks_interval(
         Ok(n) => Ok(n),
         Err(_) => Err(StatError::Overflow { what }),
     };
-    let lattice = Lattice::new(
-        size(n.0, "reference histogram")?,
-        size(n.1, "current histogram")?,
-    );
+    let lattice = Lattice::new(size(n.0, "reference histogram")?, size(n.1, "current histogram")?);
     let (mut low, mut up) = (0, 0);
     let (mut f_below, mut g_below) = (0, 0);
     for (f, g) in reference.cumulative().into_iter().zip(current.cumulative()) {
         low = low.max(lattice.gap(f, g));
-        let widest = lattice
-            .signed_gap(f, g_below)
-            .max(-lattice.signed_gap(f_below, g));
+        let widest = lattice.signed_gap(f, g_below).max(-lattice.signed_gap(f_below, g));
         up = up.max(widest.unsigned_abs());
         (f_below, g_below) = (f, g);
     }
     let (p_up, method) = lattice.p_value(low, method);
     let (p_low, _) = lattice.p_value(up, method);
-    Ok(KsInterval {
-        d_low: lattice.statistic(low),
-        d_up: lattice.statistic(up),
-        p_low,
-        p_up,
-        n,
-        method,
-    })
+    Ok(KsInterval { d_low: lattice.statistic(low), d_up: lattice.statistic(up), p_low, p_up, n, method })
 }
 
 #[cfg(test)]
@@ -264,19 +228,13 @@ mod tests {
         a.merge(&earlier).unwrap();
         assert_eq!(a.counts(), [2, 4, 6]);
         assert_eq!(a.since(&earlier).unwrap(), earlier);
-        assert!(matches!(
-            earlier.since(&a),
-            Err(StatError::CountsDecrease { index: 0, .. })
-        ));
+        assert!(matches!(earlier.since(&a), Err(StatError::CountsDecrease { index: 0, .. })));
         assert!(a.since(&Histogram::new(&[1.0]).unwrap()).is_err());
     }
 
     #[test]
     fn malformed_histograms_are_refused() {
-        assert!(matches!(
-            Histogram::new(&[1.0, 1.0]),
-            Err(StatError::BadBounds { index: 1, .. })
-        ));
+        assert!(matches!(Histogram::new(&[1.0, 1.0]), Err(StatError::BadBounds { index: 1, .. })));
         assert!(Histogram::new(&[f64::INFINITY]).is_err());
         assert!(Histogram::from_counts(&[1.0], &[1]).is_err());
         assert!(Histogram::from_counts(&[1.0], &[u64::MAX, 1]).is_err());

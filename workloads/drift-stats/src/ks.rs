@@ -39,13 +39,7 @@ pub struct KsTest {
 pub fn ks_test(reference: &[f64], current: &[f64], method: Method) -> Result<KsTest, StatError> {
     let (lattice, h, location) = largest_gap(reference, current)?;
     let (p, method) = lattice.p_value(h, method);
-    Ok(KsTest {
-        d: lattice.statistic(h),
-        p,
-        location,
-        n: (reference.len(), current.len()),
-        method,
-    })
+    Ok(KsTest { d: lattice.statistic(h), p, location, n: (reference.len(), current.len()), method })
 }
 
 /// D alone, without the cost of a p-value.
@@ -111,12 +105,7 @@ impl Lattice {
             (a, b) = (b, a % b);
         }
         let divisor = a.max(1);
-        Self {
-            n1,
-            n2,
-            g1: (n1 / divisor) as i128,
-            g2: (n2 / divisor) as i128,
-        }
+        Self { n1, n2, g1: (n1 / divisor) as i128, g2: (n2 / divisor) as i128 }
     }
 
     /// |i/n1 - j/n2| in units of 1/lcm.
@@ -145,11 +134,7 @@ impl Lattice {
             Method::Exact => self.lcm() < f64::from(i32::MAX),
             Method::Asymptotic => false,
         };
-        if exact {
-            (self.exact(h), Method::Exact)
-        } else {
-            (self.asymptotic(h), Method::Asymptotic)
-        }
+        if exact { (self.exact(h), Method::Exact) } else { (self.asymptotic(h), Method::Asymptotic) }
     }
 
     fn asymptotic(&self, h: u128) -> f64 {
@@ -187,8 +172,7 @@ impl Lattice {
             let bottom = low.max(s.saturating_sub(n1));
             for y in (bottom.max(1)..=top).rev() {
                 let yf = y as f64;
-                mass[y] =
-                    (mass[y] * (right_base + yf) + mass[y - 1] * (ny - yf + 1.0)) * inverse_left;
+                mass[y] = (mass[y] * (right_base + yf) + mass[y - 1] * (ny - yf + 1.0)) * inverse_left;
             }
             if bottom == 0 {
                 mass[0] *= right_base * inverse_left;

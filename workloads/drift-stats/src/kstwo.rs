@@ -33,11 +33,7 @@ pub fn kstwo_sf(n: u64, x: f64) -> Option<f64> {
     let nxx = t * x;
     let p = if n <= 140 {
         // scipy takes Pomeranz' recursion for the middle of this range; Durbin's matrix gives the same exact number.
-        if nxx <= 4.0 {
-            1.0 - durbin_cdf(n, x)
-        } else {
-            2.0 * smirnov_sf(n, x)
-        }
+        if nxx <= 4.0 { 1.0 - durbin_cdf(n, x) } else { 2.0 * smirnov_sf(n, x) }
     } else if nxx >= 370.0 {
         0.0
     } else if nxx >= 2.2 {
@@ -77,11 +73,7 @@ impl Scaled {
                 }
             }
         }
-        let mut product = Self {
-            size: m,
-            cells,
-            exponent: self.exponent + other.exponent,
-        };
+        let mut product = Self { size: m, cells, exponent: self.exponent + other.exponent };
         product.rescale();
         product
     }
@@ -125,18 +117,10 @@ fn durbin_cdf(n: u64, x: f64) -> f64 {
     // The bottom-left cell lost h^m/m! twice; where h > 1/2 the overlap is given back.
     cells[(m - 1) * m] += (2.0 * h - 1.0).max(0.0).powi(m as i32) * inverse_factorial[m];
 
-    let mut base = Scaled {
-        size: m,
-        cells,
-        exponent: 0,
-    };
+    let mut base = Scaled { size: m, cells, exponent: 0 };
     let mut identity = vec![0.0; m * m];
     (0..m).for_each(|i| identity[i * m + i] = 1.0);
-    let mut power = Scaled {
-        size: m,
-        cells: identity,
-        exponent: 0,
-    };
+    let mut power = Scaled { size: m, cells: identity, exponent: 0 };
     let mut left = n;
     while left > 0 {
         if left & 1 == 1 {
@@ -182,10 +166,7 @@ fn pelz_good_cdf(n: f64, x: f64) -> f64 {
         k[0] += weight;
         k[1] += weight * (pi2 / 4.0 * m2 - z2);
         k[2] += weight
-            * (6.0 * z6
-                + 2.0 * z4
-                + (2.0 * z4 - 5.0 * z2) * pi2 / 4.0 * m2
-                + (1.0 - 2.0 * z2) * pi2 * pi2 / 16.0 * m4);
+            * (6.0 * z6 + 2.0 * z4 + (2.0 * z4 - 5.0 * z2) * pi2 / 4.0 * m2 + (1.0 - 2.0 * z2) * pi2 * pi2 / 16.0 * m4);
         k[3] += weight
             * (-30.0 * z6 - 90.0 * z4 * z4
                 + (135.0 * z4 - 96.0 * z6) * pi2 / 4.0 * m2
@@ -217,10 +198,7 @@ mod tests {
 
     fn check(n: u64, x: f64, want: f64) {
         let got = kstwo_sf(n, x).unwrap();
-        assert!(
-            (got - want).abs() <= 1e-9 * want,
-            "kstwo.sf({x}, {n}) = {got:e}, scipy {want:e}"
-        );
+        assert!((got - want).abs() <= 1e-9 * want, "kstwo.sf({x}, {n}) = {got:e}, scipy {want:e}");
     }
 
     #[test]
@@ -292,9 +270,7 @@ mod tests {
 
     #[test]
     fn falls_as_x_grows_also_across_the_seams() {
-        for n in [
-            1u64, 2, 3, 17, 140, 141, 400, 2_000, 30_000, 100_001, 2_000_000,
-        ] {
+        for n in [1u64, 2, 3, 17, 140, 141, 400, 2_000, 30_000, 100_001, 2_000_000] {
             let mut last = 1.0;
             for i in 1..=400 {
                 let x = (f64::from(i) / 400.0).powi(2);

@@ -10,10 +10,7 @@ use crate::error::{StatError, check_finite};
 pub fn benjamini_hochberg(p: &[f64]) -> Result<Vec<f64>, StatError> {
     check_finite("p-values", p)?;
     if let Some(&bad) = p.iter().find(|v| !(0.0..=1.0).contains(*v)) {
-        return Err(StatError::BadParameter {
-            name: "p-values",
-            detail: format!("{bad} is not between 0 and 1"),
-        });
+        return Err(StatError::BadParameter { name: "p-values", detail: format!("{bad} is not between 0 and 1") });
     }
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
@@ -37,8 +34,8 @@ mod tests {
     fn the_example_of_1995() {
         // Benjamini and Hochberg (1995), table 1: at 0.05 the first four of fifteen are rejected.
         let p = [
-            0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262,
-            0.5719, 0.6528, 0.7590, 1.0,
+            0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528,
+            0.7590, 1.0,
         ];
         let adjusted = benjamini_hochberg(&p).unwrap();
         assert_eq!(adjusted.iter().filter(|&&q| q <= 0.05).count(), 4);

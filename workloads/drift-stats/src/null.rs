@@ -20,10 +20,7 @@ use crate::special::chi2_quantile;
 pub fn psi_chi2(bins: usize, reference_n: u64, current_n: u64, q: f64) -> Result<f64, StatError> {
     check_open_unit("quantile", q)?;
     if bins < 2 {
-        return Err(StatError::BadParameter {
-            name: "bins",
-            detail: format!("{bins} bin cannot show a shift"),
-        });
+        return Err(StatError::BadParameter { name: "bins", detail: format!("{bins} bin cannot show a shift") });
     }
     for (n, what) in [(reference_n, "reference"), (current_n, "current")] {
         if n == 0 {
@@ -106,9 +103,7 @@ pub fn psi_simulated(
         }
         counts
     };
-    let values = (0..draws)
-        .map(|_| psi(&multinomial(n), &multinomial(current_n), rule))
-        .collect::<Result<_, _>>()?;
+    let values = (0..draws).map(|_| psi(&multinomial(n), &multinomial(current_n), rule)).collect::<Result<_, _>>()?;
     NullSample::new(values)
 }
 
@@ -129,9 +124,7 @@ pub fn matched_chunks<T: Clone>(
 ) -> Result<NullSample, StatError> {
     let mut pool: Vec<&Vec<T>> = reference.iter().filter(|e| !e.is_empty()).collect();
     if pool.is_empty() {
-        return Err(StatError::Empty {
-            what: "reference engines",
-        });
+        return Err(StatError::Empty { what: "reference engines" });
     }
     if engines == 0 || length == 0 {
         return Err(StatError::BadParameter {
@@ -175,12 +168,7 @@ mod tests {
     #[test]
     fn chi2_law_matches_the_measured_table() {
         // Reference of 17,731: 95 % quantiles of the law for (bins, M).
-        for (bins, m, want) in [
-            (10, 100, 0.170),
-            (10, 300, 0.057),
-            (20, 100, 0.303),
-            (30, 1000, 0.045),
-        ] {
+        for (bins, m, want) in [(10, 100, 0.170), (10, 300, 0.057), (20, 100, 0.303), (30, 1000, 0.045)] {
             let got = psi_chi2(bins, 17_731, m, 0.95).unwrap();
             assert!((got - want).abs() < 0.0006, "{bins} {m}: {got}");
         }
@@ -218,41 +206,24 @@ mod tests {
         for (count, alpha) in rejected.into_iter().zip(alphas) {
             let (low, high) = binomial_bounds(trials, alpha);
             // D is discrete, so the level may be missed from below, by at most one lattice step (a few per cent here).
-            assert!(
-                (low * 0.9..=high).contains(&(count as f64)),
-                "{count} at {alpha}"
-            );
+            assert!((low * 0.9..=high).contains(&(count as f64)), "{count} at {alpha}");
         }
     }
 
     #[test]
     fn few_engines_need_a_higher_threshold() {
         // Each engine runs down from 125 to 0: neighbouring values are nearly equal.
-        let engines: Vec<Vec<f64>> = (0..40)
-            .map(|e| {
-                (0..150 + e)
-                    .map(|c| f64::from(150 + e - c).min(125.0))
-                    .collect()
-            })
-            .collect();
+        let engines: Vec<Vec<f64>> =
+            (0..40).map(|e| (0..150 + e).map(|c| f64::from(150 + e - c).min(125.0)).collect()).collect();
         let all: Vec<f64> = engines.concat();
         let bounds = crate::edges::deciles(&all).unwrap();
         let count = |v: &[f64]| crate::histogram::Histogram::from_values(&bounds, v);
         let reference = count(&all).unwrap();
-        let mut statistic = |window: &[f64]| {
-            psi(
-                reference.counts(),
-                count(window)?.counts(),
-                ZeroRule::AddHalf,
-            )
-        };
+        let mut statistic = |window: &[f64]| psi(reference.counts(), count(window)?.counts(), ZeroRule::AddHalf);
         let few = matched_chunks(&engines, 5, 60, 200, 1, &mut statistic).unwrap();
         let many = matched_chunks(&engines, 100, 3, 200, 1, &mut statistic).unwrap();
         assert!(few.quantile(0.5) > 4.0 * many.quantile(0.5));
-        assert_eq!(
-            few,
-            matched_chunks(&engines, 5, 60, 200, 1, statistic).unwrap()
-        );
+        assert_eq!(few, matched_chunks(&engines, 5, 60, 200, 1, statistic).unwrap());
     }
 
     #[test]

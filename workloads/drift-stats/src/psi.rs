@@ -41,11 +41,7 @@ impl ZeroRule {
 /// Different numbers of bins, a side without counts, a floor outside (0, 1).
 pub fn psi(reference: &[u64], current: &[u64], rule: ZeroRule) -> Result<f64, StatError> {
     if reference.len() != current.len() {
-        return Err(StatError::LengthMismatch {
-            what: "PSI bins",
-            left: reference.len(),
-            right: current.len(),
-        });
+        return Err(StatError::LengthMismatch { what: "PSI bins", left: reference.len(), right: current.len() });
     }
     let p = rule.shares("reference counts", reference)?;
     let q = rule.shares("current counts", current)?;
@@ -69,17 +65,11 @@ mod tests {
         let current = [800u64, 1400, 1600, 1200];
         // Written out term by term, n = 5000 + 2 on both sides.
         let term = |a: f64, b: f64| (a - b) / 5002.0 * (a / b).ln();
-        let want = term(1000.5, 800.5)
-            + term(1500.5, 1400.5)
-            + term(1200.5, 1600.5)
-            + term(1300.5, 1200.5);
+        let want = term(1000.5, 800.5) + term(1500.5, 1400.5) + term(1200.5, 1600.5) + term(1300.5, 1200.5);
         let got = psi(&reference, &current, ZeroRule::AddHalf).unwrap();
         assert!((got - want).abs() <= 1e-12 * want, "{got} {want}");
         let term = |a: f64, b: f64| (a - b) / 5000.0 * (a / b).ln();
-        let want = term(1000.0, 800.0)
-            + term(1500.0, 1400.0)
-            + term(1200.0, 1600.0)
-            + term(1300.0, 1200.0);
+        let want = term(1000.0, 800.0) + term(1500.0, 1400.0) + term(1200.0, 1600.0) + term(1300.0, 1200.0);
         let got = psi(&reference, &current, ZeroRule::Floor(1e-6)).unwrap();
         assert!((got - want).abs() <= 1e-12 * want, "{got} {want}");
     }
@@ -95,14 +85,8 @@ mod tests {
     #[test]
     fn errors_are_typed() {
         let half = ZeroRule::AddHalf;
-        assert!(matches!(
-            psi(&[1], &[1, 1], half),
-            Err(StatError::LengthMismatch { .. })
-        ));
-        assert!(matches!(
-            psi(&[0, 0], &[1, 1], half),
-            Err(StatError::Empty { .. })
-        ));
+        assert!(matches!(psi(&[1], &[1, 1], half), Err(StatError::LengthMismatch { .. })));
+        assert!(matches!(psi(&[0, 0], &[1, 1], half), Err(StatError::Empty { .. })));
         assert!(matches!(psi(&[], &[], half), Err(StatError::Empty { .. })));
         assert!(psi(&[1], &[1], ZeroRule::Floor(0.0)).is_err());
         assert!(psi(&[1], &[1], ZeroRule::Floor(f64::NAN)).is_err());

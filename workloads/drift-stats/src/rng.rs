@@ -18,9 +18,7 @@ impl Rng {
             x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             x ^ (x >> 31)
         };
-        Self {
-            state: [next(), next(), next(), next()],
-        }
+        Self { state: [next(), next(), next(), next()] }
     }
 
     /// 64 uniform bits.
@@ -80,10 +78,7 @@ mod tests {
         for _ in 0..10_000 {
             seen[rng.below(5)] += 1;
         }
-        assert!(
-            seen.iter().all(|&c| (1_840..2_160).contains(&c)),
-            "{seen:?}"
-        );
+        assert!(seen.iter().all(|&c| (1_840..2_160).contains(&c)), "{seen:?}");
         assert_eq!(rng.below(0), 0);
     }
 }

@@ -31,16 +31,10 @@ pub struct SeedCheck {
 ///
 /// # Errors
 /// No baseline counts, fewer edges than counts, a value that is not finite (`+Inf` as `le` is ignored) or negative.
-pub fn seed_check(
-    edges: &[f64],
-    counts: &[u64],
-    cumulative: &[(f64, f64)],
-) -> Result<SeedCheck, StatError> {
+pub fn seed_check(edges: &[f64], counts: &[u64], cumulative: &[(f64, f64)]) -> Result<SeedCheck, StatError> {
     check_finite("baseline edges", edges)?;
     if counts.is_empty() {
-        return Err(StatError::Empty {
-            what: "baseline counts",
-        });
+        return Err(StatError::Empty { what: "baseline counts" });
     }
     if edges.len() < counts.len() {
         return Err(StatError::LengthMismatch {
@@ -49,23 +43,10 @@ pub fn seed_check(
             right: counts.len(),
         });
     }
-    if let Some(index) = cumulative
-        .iter()
-        .position(|&(le, c)| le.is_nan() || !(c.is_finite() && c >= 0.0))
-    {
-        return Err(StatError::NotFinite {
-            what: "cumulative counts",
-            index,
-            value: cumulative[index].1,
-        });
+    if let Some(index) = cumulative.iter().position(|&(le, c)| le.is_nan() || !(c.is_finite() && c >= 0.0)) {
+        return Err(StatError::NotFinite { what: "cumulative counts", index, value: cumulative[index].1 });
     }
-    let at = |edge: f64| {
-        cumulative
-            .iter()
-            .filter(|(le, _)| *le == edge)
-            .map(|(_, count)| count)
-            .sum::<f64>()
-    };
+    let at = |edge: f64| cumulative.iter().filter(|(le, _)| *le == edge).map(|(_, count)| count).sum::<f64>();
     let mut before = 0.0;
     let mut production: Vec<f64> = edges[1..]
         .iter()
@@ -107,14 +88,8 @@ pub fn seed_check(
             production_median = Some(edge);
         }
     }
-    let n = (baseline_total * total / (baseline_total + total))
-        .sqrt()
-        .round_ties_even();
-    let ks_p = if n >= 1.0 {
-        kstwo_sf(n as u64, ks_statistic).unwrap_or(1.0)
-    } else {
-        1.0
-    };
+    let n = (baseline_total * total / (baseline_total + total)).sqrt().round_ties_even();
+    let ks_p = if n >= 1.0 { kstwo_sf(n as u64, ks_statistic).unwrap_or(1.0) } else { 1.0 };
     Ok(SeedCheck {
         psi,
         ks_statistic,
@@ -130,9 +105,7 @@ pub fn seed_check(
 mod tests {
     use super::*;
 
-    const EDGES: [f64; 13] = [
-        0.0, 25.0, 50.0, 75.0, 100.0, 125.0, 150.0, 175.0, 200.0, 250.0, 300.0, 400.0, 500.0,
-    ];
+    const EDGES: [f64; 13] = [0.0, 25.0, 50.0, 75.0, 100.0, 125.0, 150.0, 175.0, 200.0, 250.0, 300.0, 400.0, 500.0];
     /// A published baseline of that system.
     const COUNTS: [u64; 12] = [1980, 1958, 1551, 1881, 6660, 429, 0, 0, 0, 0, 0, 0];
 
@@ -153,10 +126,7 @@ mod tests {
     fn its_p_value_hardly_ever_rejects() {
         // 23 % of the mass moved. With the right sample size p is about 3e-14; its own rule says 0.28.
         let total: u64 = COUNTS.iter().sum();
-        let mut moved: Vec<f64> = COUNTS
-            .iter()
-            .map(|&c| c as f64 / total as f64 * 300.0)
-            .collect();
+        let mut moved: Vec<f64> = COUNTS.iter().map(|&c| c as f64 / total as f64 * 300.0).collect();
         moved[4] -= 0.23 * 300.0;
         moved[0] += 0.23 * 300.0;
         let check = seed_check(&EDGES, &COUNTS, &cumulative(&moved)).unwrap();

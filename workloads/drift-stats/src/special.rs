@@ -14,9 +14,7 @@ pub(crate) fn stirling_error(a: f64) -> f64 {
         // Bernoulli numbers B_2j / (2j (2j-1)).
         return inv
             * (1.0 / 12.0
-                - inv2
-                    * (1.0 / 360.0
-                        - inv2 * (1.0 / 1260.0 - inv2 * (1.0 / 1680.0 - inv2 * (1.0 / 1188.0)))));
+                - inv2 * (1.0 / 360.0 - inv2 * (1.0 / 1260.0 - inv2 * (1.0 / 1680.0 - inv2 * (1.0 / 1188.0)))));
     }
     // Climb to where the series is good: Γ(a+1) = Γ(a+k+1) / ((a+1)...(a+k)).
     let mut product = 1.0;
@@ -55,11 +53,7 @@ fn incomplete_gamma(a: f64, x: f64) -> (f64, f64) {
     }
     // x^a e^-x / Γ(a+1), through the deviance a ln(a/x) + x - a.
     let u = (x - a) / a;
-    let deviance = if u.abs() <= 0.25 {
-        a * log1p_deviance(u)
-    } else {
-        x - a - a * (x / a).ln()
-    };
+    let deviance = if u.abs() <= 0.25 { a * log1p_deviance(u) } else { x - a - a * (x / a).ln() };
     let front = (-stirling_error(a) - deviance).exp() / (2.0 * PI * a).sqrt();
     if x < a + 1.0 {
         let (mut term, mut sum, mut k) = (1.0, 1.0, a);
@@ -131,11 +125,7 @@ pub fn chi2_quantile(q: f64, df: f64) -> f64 {
     }
     // Compare in the smaller tail, so that q close to 1 is not rounded away.
     let below = |x: f64| {
-        if q > 0.5 {
-            chi2_sf(x, df) > 1.0 - q
-        } else {
-            chi2_cdf(x, df) < q
-        }
+        if q > 0.5 { chi2_sf(x, df) > 1.0 - q } else { chi2_cdf(x, df) < q }
     };
     let (mut low, mut high) = (0.0, df + 1.0);
     while below(high) {
@@ -171,11 +161,7 @@ pub(crate) fn smirnov_sf(n: u64, d: f64) -> f64 {
     let nf = n as f64;
     if n > LARGEST_SUM {
         let log_p = -(6.0 * nf * d + 1.0).powi(2) / (18.0 * nf);
-        return if log_p < -LN_2 {
-            log_p.exp()
-        } else {
-            1.0 + log_p.exp_m1()
-        };
+        return if log_p < -LN_2 { log_p.exp() } else { 1.0 + log_p.exp_m1() };
     }
     let t = nf * d;
     let mut sum = (nf * (-d).ln_1p()).exp();
@@ -202,10 +188,7 @@ mod tests {
     use super::*;
 
     fn close(got: f64, want: f64, relative: f64) {
-        assert!(
-            (got - want).abs() <= relative * want.abs(),
-            "got {got:e}, want {want:e}"
-        );
+        assert!((got - want).abs() <= relative * want.abs(), "got {got:e}, want {want:e}");
     }
 
     #[test]
@@ -213,11 +196,7 @@ mod tests {
         // Two degrees of freedom: exp(-x/2). Four: exp(-x/2)(1 + x/2).
         for x in [1e-6, 0.1, 1.0, 5.0, 50.0, 700.0] {
             close(chi2_sf(x, 2.0), (-x / 2.0f64).exp(), 1e-13);
-            close(
-                chi2_sf(x, 4.0),
-                (-x / 2.0f64).exp() * (1.0 + x / 2.0),
-                1e-13,
-            );
+            close(chi2_sf(x, 4.0), (-x / 2.0f64).exp() * (1.0 + x / 2.0), 1e-13);
             close(chi2_cdf(x, 2.0), -(-x / 2.0f64).exp_m1(), 1e-13);
         }
     }

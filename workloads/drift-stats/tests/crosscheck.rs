@@ -61,62 +61,34 @@ fn cases(rng: &mut Rng) -> String {
         );
         for (rule, name) in [(NumpyRule::Sturges, "sturges"), (NumpyRule::Doane, "doane")] {
             let edges = numpy_edges(&a, rule).unwrap();
-            line(
-                &mut out,
-                format!(r#""kind":"edges","rule":"{name}","values":{a:?},"edges":{edges:?}"#),
-            );
+            line(&mut out, format!(r#""kind":"edges","rule":"{name}","values":{a:?},"edges":{edges:?}"#));
         }
     }
     for _ in 0..200 {
         let n = 10f64.powf(rng.uniform() * 6.2) as u64 + 1;
         let x = (rng.uniform() * 4.0 / (n as f64).sqrt()).min(0.999);
         let sf = kstwo_sf(n, x).unwrap();
-        line(
-            &mut out,
-            format!(r#""kind":"kstwo","n":{n},"x":{x:?},"sf":{sf:?}"#),
-        );
+        line(&mut out, format!(r#""kind":"kstwo","n":{n},"x":{x:?},"sf":{sf:?}"#));
     }
     for _ in 0..200 {
         let df = 1.0 + rng.below(60) as f64;
         let x = df * 3.0 * rng.uniform();
-        line(
-            &mut out,
-            format!(
-                r#""kind":"chi2","x":{x:?},"df":{df:?},"sf":{:?}"#,
-                chi2_sf(x, df)
-            ),
-        );
+        line(&mut out, format!(r#""kind":"chi2","x":{x:?},"df":{df:?},"sf":{:?}"#, chi2_sf(x, df)));
         let q = 0.001 + 0.998 * rng.uniform();
-        line(
-            &mut out,
-            format!(
-                r#""kind":"chi2_quantile","q":{q:?},"df":{df:?},"x":{:?}"#,
-                chi2_quantile(q, df)
-            ),
-        );
+        line(&mut out, format!(r#""kind":"chi2_quantile","q":{q:?},"df":{df:?},"x":{:?}"#, chi2_quantile(q, df)));
     }
     for _ in 0..50 {
         let cells = 2 + rng.below(8);
-        let mut counts = || {
-            (0..cells)
-                .map(|_| 1 + rng.below(300) as u64)
-                .collect::<Vec<_>>()
-        };
+        let mut counts = || (0..cells).map(|_| 1 + rng.below(300) as u64).collect::<Vec<_>>();
         let (a, b) = (counts(), counts());
         let test = chi2::homogeneity(&a, &b).unwrap();
         line(
             &mut out,
-            format!(
-                r#""kind":"homogeneity","a":{a:?},"b":{b:?},"statistic":{:?},"p":{:?}"#,
-                test.statistic, test.p
-            ),
+            format!(r#""kind":"homogeneity","a":{a:?},"b":{b:?},"statistic":{:?},"p":{:?}"#, test.statistic, test.p),
         );
         let p: Vec<f64> = (0..18).map(|_| rng.uniform().powi(4)).collect();
         let adjusted = multiple::benjamini_hochberg(&p).unwrap();
-        line(
-            &mut out,
-            format!(r#""kind":"bh","p":{p:?},"adjusted":{adjusted:?}"#),
-        );
+        line(&mut out, format!(r#""kind":"bh","p":{p:?},"adjusted":{adjusted:?}"#));
     }
     out
 }
@@ -134,11 +106,7 @@ fn scipy_agrees() {
         return;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/crosscheck/scipy_check.py");
-    let mut child = Command::new(&python)
-        .arg(script)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = Command::new(&python).arg(script).stdin(Stdio::piped()).spawn().unwrap();
     let input = cases(&mut Rng::new(20_240_607));
     let sent = child.stdin.take().unwrap().write_all(input.as_bytes());
     let status = child.wait().unwrap();

@@ -5,8 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use drift_stats::decision::{
-    Cause, Decision, Fit, Measurement, Memory, Policy, Record, Reference, State, Window, decide,
-    measure,
+    Cause, Decision, Fit, Measurement, Memory, Policy, Record, Reference, State, Window, decide, measure,
 };
 use drift_stats::rng::Rng;
 use std::path::{Path, PathBuf};
@@ -28,30 +27,16 @@ const SENSORS: [(usize, f64); 12] = [
     (20, -1.0),
     (21, -1.0),
 ];
-const CENTRES: [[f64; 2]; 6] = [
-    [0.0, 0.0],
-    [10.0, 0.25],
-    [20.0, 0.70],
-    [25.0, 0.62],
-    [35.0, 0.84],
-    [42.0, 0.84],
-];
+const CENTRES: [[f64; 2]; 6] = [[0.0, 0.0], [10.0, 0.25], [20.0, 0.70], [25.0, 0.62], [35.0, 0.84], [42.0, 0.84]];
 
 type Rows = Vec<Vec<f64>>;
 
 fn read(dir: &Path, name: &str) -> Vec<Rows> {
-    let out = Command::new("gzip")
-        .arg("-dc")
-        .arg(dir.join(name))
-        .output()
-        .unwrap();
+    let out = Command::new("gzip").arg("-dc").arg(dir.join(name)).output().unwrap();
     assert!(out.status.success());
     let mut engines: Vec<Rows> = Vec::new();
     for line in String::from_utf8(out.stdout).unwrap().lines() {
-        let row: Vec<f64> = line
-            .split_whitespace()
-            .map(|f| f.parse().unwrap())
-            .collect();
+        let row: Vec<f64> = line.split_whitespace().map(|f| f.parse().unwrap()).collect();
         if row[1] == 1.0 {
             engines.push(Vec::new());
         }
@@ -79,11 +64,7 @@ impl Norm {
     }
 
     fn features(&self, row: &[f64]) -> Vec<f64> {
-        SENSORS
-            .iter()
-            .zip(&self.0)
-            .map(|(&(s, _), (mean, sd))| (row[4 + s] - mean) / sd)
-            .collect()
+        SENSORS.iter().zip(&self.0).map(|(&(s, _), (mean, sd))| (row[4 + s] - mean) / sd).collect()
     }
 
     /// One record per cycle from 30 on, as a service with a window of 30 would see them.
@@ -96,18 +77,13 @@ impl Norm {
         (29..rows.len())
             .map(|i| {
                 let level = wears[i - 9..=i].iter().sum::<f64>() / 10.0;
-                let regime = CENTRES.iter().position(|c| {
-                    (rows[i][2] - c[0]).abs() < 1.0 && (rows[i][3] - c[1]).abs() < 0.05
-                });
+                let regime =
+                    CENTRES.iter().position(|c| (rows[i][2] - c[0]).abs() < 1.0 && (rows[i][3] - c[1]).abs() < 0.05);
                 Record {
                     engine: Some(id),
                     cycle: Some(rows[i][1] as u32),
                     regime,
-                    features: if regime == Some(0) {
-                        self.features(&rows[i])
-                    } else {
-                        Vec::new()
-                    },
+                    features: if regime == Some(0) { self.features(&rows[i]) } else { Vec::new() },
                     prediction: (105.0 - 50.0 * level).clamp(0.0, 125.0),
                 }
             })
@@ -140,18 +116,10 @@ fn load() -> Option<World> {
     let train = read(&dir, "train_FD001.txt.gz");
     let norm = Norm::fit(&train);
     let all = |engines: &[Rows]| -> Vec<Vec<Record>> {
-        engines
-            .iter()
-            .zip(0..)
-            .map(|(rows, id)| norm.records(id, rows))
-            .filter(|r| !r.is_empty())
-            .collect()
+        engines.iter().zip(0..).map(|(rows, id)| norm.records(id, rows)).filter(|r| !r.is_empty()).collect()
     };
     let (seen, held) = train.split_at(60);
-    let features: Vec<String> = SENSORS
-        .iter()
-        .map(|s| format!("sensor_{:02}", s.0))
-        .collect();
+    let features: Vec<String> = SENSORS.iter().map(|s| format!("sensor_{:02}", s.0)).collect();
     let mut bounds: Vec<f64> = (1..25).map(|i| f64::from(i) * 5.0).collect();
     bounds.push(124.5);
     let fit = Fit {
@@ -185,11 +153,7 @@ fn hour(rng: &mut Rng, fleet: &[Vec<Record>], engines: usize, cycles: usize) -> 
         let start = rng.below(engine.len() - take + 1);
         records.extend_from_slice(&engine[start..start + take]);
     }
-    Window {
-        model_version: "7".to_owned(),
-        is_stub: false,
-        records,
-    }
+    Window { model_version: "7".to_owned(), is_stub: false, records }
 }
 
 fn evaluate(world: &World, window: &Window, memory: &mut Memory, now: u64) -> Decision {
@@ -220,13 +184,8 @@ fn drift_free_hours_hardly_page() {
             suspect += u32::from(decision.state == State::Suspect);
             judged += u32::from(decision.state != State::InsufficientData);
         }
-        eprintln!(
-            "{name}, {engines} x {cycles}: {judged} judged, {suspect} suspect, {pages} pages in {hours} hours"
-        );
-        assert!(
-            f64::from(pages) <= 0.01 * hours as f64,
-            "{name}: {pages} pages in {hours} hours"
-        );
+        eprintln!("{name}, {engines} x {cycles}: {judged} judged, {suspect} suspect, {pages} pages in {hours} hours");
+        assert!(f64::from(pages) <= 0.01 * hours as f64, "{name}: {pages} pages in {hours} hours");
         assert!(engines < 20 || judged == hours as u32, "{name}: {judged}");
     }
 }
@@ -239,11 +198,7 @@ fn another_regime_is_drift_at_once_however_few_engines() {
         for _ in 0..200 {
             let window = hour(&mut rng, &world.fd002, engines, cycles);
             let decision = evaluate(world, &window, &mut Memory::default(), 0);
-            assert_eq!(
-                (decision.state, decision.cause),
-                (State::Drift, Some(Cause::Regime)),
-                "{decision:?}"
-            );
+            assert_eq!((decision.state, decision.cause), (State::Drift, Some(Cause::Regime)), "{decision:?}");
             assert!(decision.page);
         }
     }
@@ -259,15 +214,8 @@ fn a_shifted_sensor_is_named() {
             record.features[5] += 2.5;
         }
         let decision = evaluate(world, &window, &mut Memory::default(), 0);
-        assert_eq!(
-            (decision.state, decision.cause),
-            (State::Drift, Some(Cause::Sensors)),
-            "{decision:?}"
-        );
-        assert!(
-            decision.reasons.iter().any(|r| r.contains("sensor_11")),
-            "{decision:?}"
-        );
+        assert_eq!((decision.state, decision.cause), (State::Drift, Some(Cause::Sensors)), "{decision:?}");
+        assert!(decision.reasons.iter().any(|r| r.contains("sensor_11")), "{decision:?}");
     }
 }
 
@@ -286,14 +234,7 @@ fn predictions_alone_need_two_windows() {
         assert_eq!(decision.cause, Some(Cause::Prediction), "{decision:?}");
         states.push((decision.state, decision.page));
     }
-    assert_eq!(
-        states,
-        [
-            (State::Suspect, false),
-            (State::Drift, true),
-            (State::Drift, false)
-        ]
-    );
+    assert_eq!(states, [(State::Suspect, false), (State::Drift, true), (State::Drift, false)]);
 }
 
 #[test]
@@ -314,9 +255,7 @@ fn stubs_and_other_versions_are_not_compared() {
 fn every_number_carries_its_sample_size() {
     let Some(world) = world() else { return };
     let window = hour(&mut Rng::new(10), &world.held, 30, 20);
-    let Measurement::Compared(found) =
-        measure(&world.reference, &window, &Policy::default()).unwrap()
-    else {
+    let Measurement::Compared(found) = measure(&world.reference, &window, &Policy::default()).unwrap() else {
         panic!("not compared");
     };
     assert_eq!((found.records, found.engines, found.thinned), (600, 30, 90));
@@ -325,16 +264,8 @@ fn every_number_carries_its_sample_size() {
     assert!((2..=9).contains(&prediction.bins), "{}", prediction.bins);
     assert!(prediction.null_95 <= prediction.null_99 && prediction.null_99.is_finite());
     assert!(sensors.null_99 > 0.0 && sensors.null_99 < 1.0);
-    let without: Vec<Record> = window
-        .records
-        .iter()
-        .cloned()
-        .map(|r| Record { engine: None, ..r })
-        .collect();
-    let window = Window {
-        records: without,
-        ..window
-    };
+    let without: Vec<Record> = window.records.iter().cloned().map(|r| Record { engine: None, ..r }).collect();
+    let window = Window { records: without, ..window };
     let decision = evaluate(world, &window, &mut Memory::default(), 0);
     assert_eq!(decision.state, State::InsufficientData, "{decision:?}");
 }

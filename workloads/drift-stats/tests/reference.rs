@@ -20,19 +20,13 @@ fn capped(values: Vec<f64>) -> Vec<f64> {
 }
 
 fn repeated(groups: &[(f64, usize)]) -> Vec<f64> {
-    groups
-        .iter()
-        .flat_map(|&(v, n)| std::iter::repeat_n(v, n))
-        .collect()
+    groups.iter().flat_map(|&(v, n)| std::iter::repeat_n(v, n)).collect()
 }
 
 /// Relative where the expected value is not 0 or 1.
 fn close(what: &str, got: f64, want: f64) {
     let scale = if want == 0.0 { 1.0 } else { want.abs() };
-    assert!(
-        (got - want).abs() <= 1e-9 * scale,
-        "{what}: got {got:e}, reference {want:e}"
-    );
+    assert!((got - want).abs() <= 1e-9 * scale, "{what}: got {got:e}, reference {want:e}");
 }
 
 fn ks(a: &[f64], b: &[f64], method: Method) -> KsTest {
@@ -52,11 +46,7 @@ fn check(a: &[f64], b: &[f64], want: &Expected) {
     assert_eq!(exact.method, Method::Exact);
     close("D", exact.d, want.d);
     close("exact p", exact.p, want.p);
-    close(
-        "asymptotic p",
-        ks(a, b, Method::Asymptotic).p,
-        want.asymptotic,
-    );
+    close("asymptotic p", ks(a, b, Method::Asymptotic).p, want.asymptotic);
     if let Some(w1) = want.w1 {
         close("W1", wasserstein(a, b).unwrap(), w1);
     }
@@ -64,11 +54,7 @@ fn check(a: &[f64], b: &[f64], want: &Expected) {
     assert_eq!(got.bins, want.scores.bins);
     close("PSI", got.psi, want.scores.psi);
     close("JS", got.jensen_shannon, want.scores.jensen_shannon);
-    close(
-        "W normed",
-        got.wasserstein_normed,
-        want.scores.wasserstein_normed,
-    );
+    close("W normed", got.wasserstein_normed, want.scores.wasserstein_normed);
     close("KL", got.kl, want.scores.kl);
     close("Hellinger", got.hellinger, want.scores.hellinger);
     close("KS p", got.ks_p, want.scores.ks_p);

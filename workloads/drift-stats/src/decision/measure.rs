@@ -111,9 +111,7 @@ impl SensorShift {
         let moved: Vec<&FeatureShift> = self
             .features
             .iter()
-            .filter(|f| {
-                f.d >= policy.sensor_distance && f.d > self.null_99 && f.p_adjusted <= policy.alpha
-            })
+            .filter(|f| f.d >= policy.sensor_distance && f.d > self.null_99 && f.p_adjusted <= policy.alpha)
             .collect();
         let largest = self.features.first();
         let (name, d) = largest.map_or(("none", 0.0), |f| (f.name.as_str(), f.d));
@@ -150,11 +148,7 @@ impl PredictionShift {
 /// # Errors
 /// A baseline that does not hold together ([`Reference::check`]), a prediction or feature that is not finite, or a record with a wrong number of features. Too little data is no error: see
 /// [`Compared::missing`].
-pub fn measure(
-    reference: &Reference,
-    window: &Window,
-    policy: &Policy,
-) -> Result<Measurement, StatError> {
+pub fn measure(reference: &Reference, window: &Window, policy: &Policy) -> Result<Measurement, StatError> {
     if window.is_stub {
         return Ok(Measurement::Stub);
     }
@@ -188,9 +182,7 @@ pub fn measure(
     }
     let null = reference.null_for(engines);
     match null {
-        Some(null)
-            if window.records.len() >= policy.min_records && engines >= policy.min_engines =>
-        {
+        Some(null) if window.records.len() >= policy.min_records && engines >= policy.min_engines => {
             found.sensors = sensor_shift(reference, &thinned, null, policy)?;
             if found.sensors.is_none() {
                 found.missing.push(format!(
@@ -198,15 +190,9 @@ pub fn measure(
                     policy.min_engines
                 ));
             }
-            found.prediction = prediction_psi(reference, &thinned, policy.min_expected)?.map(
-                |(psi, bins)| PredictionShift {
-                    psi,
-                    bins,
-                    n: thinned.len(),
-                    null_95: null.psi.q95,
-                    null_99: null.psi.q99,
-                },
-            );
+            found.prediction = prediction_psi(reference, &thinned, policy.min_expected)?.map(|(psi, bins)| {
+                PredictionShift { psi, bins, n: thinned.len(), null_95: null.psi.q95, null_99: null.psi.q99 }
+            });
             if found.prediction.is_none() {
                 found.missing.push(format!(
                     "{} records after thinning do not fill two bins with {} each",
@@ -220,11 +206,7 @@ pub fn measure(
             window.records.len(),
             policy.min_records,
             policy.min_engines,
-            if null.is_none() {
-                ", and a null for that shape in the baseline"
-            } else {
-                ""
-            }
+            if null.is_none() { ", and a null for that shape in the baseline" } else { "" }
         )),
     }
     Ok(Measurement::Compared(Box::new(found)))
@@ -240,8 +222,8 @@ pub(super) fn check_records(records: &[Record], features: usize) -> Result<(), S
                 right: features,
             });
         }
-        for (what, value) in std::iter::once(("prediction", record.prediction))
-            .chain(record.features.iter().map(|&v| ("feature", v)))
+        for (what, value) in
+            std::iter::once(("prediction", record.prediction)).chain(record.features.iter().map(|&v| ("feature", v)))
         {
             if !value.is_finite() {
                 return Err(StatError::NotFinite { what, index, value });
@@ -281,19 +263,9 @@ fn regime_shift(reference: &Reference, records: &[Record]) -> Result<RegimeShift
     let test = homogeneity(&reference.regimes, &counts)?;
     let n = records.len() as f64;
     let all = reference.regimes.iter().map(|&c| c as f64).sum::<f64>();
-    let distance = reference
-        .regimes
-        .iter()
-        .zip(&counts)
-        .map(|(&r, &c)| (r as f64 / all - c as f64 / n).abs())
-        .sum::<f64>()
-        / 2.0;
-    Ok(RegimeShift {
-        test,
-        distance,
-        n: records.len(),
-        unknown: counts[unknown] as f64 / n,
-    })
+    let distance =
+        reference.regimes.iter().zip(&counts).map(|(&r, &c)| (r as f64 / all - c as f64 / n).abs()).sum::<f64>() / 2.0;
+    Ok(RegimeShift { test, distance, n: records.len(), unknown: counts[unknown] as f64 / n })
 }
 
 /// Per feature: the current values, and reference values of the same ages. `None` without comparable records.
@@ -314,17 +286,11 @@ fn matched(reference: &Reference, thinned: &[&Record]) -> Option<Vec<(Vec<f64>, 
             }
         }
     }
-    pairs
-        .first()
-        .is_some_and(|p| !p.0.is_empty() && !p.1.is_empty())
-        .then_some(pairs)
+    pairs.first().is_some_and(|p| !p.0.is_empty() && !p.1.is_empty()).then_some(pairs)
 }
 
 /// The largest sensor distance: the statistic whose null the reference stores.
-pub(super) fn largest_distance(
-    reference: &Reference,
-    thinned: &[&Record],
-) -> Result<f64, StatError> {
+pub(super) fn largest_distance(reference: &Reference, thinned: &[&Record]) -> Result<f64, StatError> {
     let mut largest = 0.0f64;
     for (current, partners) in matched(reference, thinned).unwrap_or_default() {
         largest = largest.max(ks_distance(&partners, &current)?);
@@ -338,11 +304,8 @@ fn sensor_shift(
     null: &super::ShapeNull,
     policy: &Policy,
 ) -> Result<Option<SensorShift>, StatError> {
-    let comparable: std::collections::BTreeSet<_> = thinned
-        .iter()
-        .filter(|r| !r.features.is_empty())
-        .filter_map(|r| r.engine)
-        .collect();
+    let comparable: std::collections::BTreeSet<_> =
+        thinned.iter().filter(|r| !r.features.is_empty()).filter_map(|r| r.engine).collect();
     if comparable.len() < policy.min_engines {
         return Ok(None);
     }
@@ -361,20 +324,10 @@ fn sensor_shift(
         .iter()
         .zip(tests)
         .zip(adjusted)
-        .map(|((name, test), p_adjusted)| FeatureShift {
-            name: name.clone(),
-            d: test.d,
-            p: test.p,
-            p_adjusted,
-        })
+        .map(|((name, test), p_adjusted)| FeatureShift { name: name.clone(), d: test.d, p: test.p, p_adjusted })
         .collect();
     features.sort_by(|a, b| b.d.total_cmp(&a.d));
-    Ok(Some(SensorShift {
-        features,
-        n,
-        null_95: null.sensor.q95,
-        null_99: null.sensor.q99,
-    }))
+    Ok(Some(SensorShift { features, n, null_95: null.sensor.q95, null_99: null.sensor.q99 }))
 }
 
 /// PSI of the predictions against what the reference predicts for engines of the same ages, and the number of bins. `None` when

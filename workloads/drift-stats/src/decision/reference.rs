@@ -86,10 +86,7 @@ impl Reference {
             ("draws", fit.draws),
         ] {
             if value == 0 {
-                return Err(StatError::BadParameter {
-                    name,
-                    detail: "must be at least 1".to_owned(),
-                });
+                return Err(StatError::BadParameter { name, detail: "must be at least 1".to_owned() });
             }
         }
         if engines.iter().filter(|e| !e.is_empty()).count() < 2 {
@@ -112,18 +109,8 @@ impl Reference {
         Ok(reference)
     }
 
-    fn of(
-        model_version: &str,
-        features: &[String],
-        engines: &[&Vec<Record>],
-        fit: &Fit,
-    ) -> Result<Self, StatError> {
-        let oldest = engines
-            .iter()
-            .flat_map(|e| e.iter())
-            .filter_map(|r| r.cycle)
-            .max()
-            .unwrap_or(0);
+    fn of(model_version: &str, features: &[String], engines: &[&Vec<Record>], fit: &Fit) -> Result<Self, StatError> {
+        let oldest = engines.iter().flat_map(|e| e.iter()).filter_map(|r| r.cycle).max().unwrap_or(0);
         // A damaged cycle number must not make a table of billions of rows.
         let ages = (oldest / fit.age_width) as usize + 1;
         if ages > 10_000 {
@@ -183,12 +170,7 @@ impl Reference {
         if self.predictions.iter().any(|h| h.bounds() != self.bounds()) {
             return bad("its age groups have different histogram bounds");
         }
-        if self
-            .by_age
-            .iter()
-            .flatten()
-            .any(|&i| i >= self.records.len())
-        {
+        if self.by_age.iter().flatten().any(|&i| i >= self.records.len()) {
             return bad("an age group names a record that is not there");
         }
         check_records(&self.records, self.features.len())
@@ -239,11 +221,7 @@ impl Reference {
         self.nulls
             .iter()
             .filter(|n| n.engines <= engines)
-            .max_by(|a, b| {
-                a.engines
-                    .cmp(&b.engines)
-                    .then(a.psi.q99.total_cmp(&b.psi.q99))
-            })
+            .max_by(|a, b| a.engines.cmp(&b.engines).then(a.psi.q99.total_cmp(&b.psi.q99)))
     }
 }
 
@@ -290,23 +268,12 @@ fn null_of_shape(
     let quantiles = |values: Vec<f64>| {
         // Traffic too small for any bin has no PSI, so no PSI may be judged by it either.
         if values.is_empty() {
-            return Ok(Null {
-                q95: f64::INFINITY,
-                q99: f64::INFINITY,
-            });
+            return Ok(Null { q95: f64::INFINITY, q99: f64::INFINITY });
         }
         let sample = NullSample::new(values)?;
-        Ok(Null {
-            q95: sample.quantile(0.95),
-            q99: sample.quantile(0.99),
-        })
+        Ok(Null { q95: sample.quantile(0.95), q99: sample.quantile(0.99) })
     };
-    Ok(ShapeNull {
-        engines,
-        cycles,
-        psi: quantiles(psi)?,
-        sensor: quantiles(sensor)?,
-    })
+    Ok(ShapeNull { engines, cycles, psi: quantiles(psi)?, sensor: quantiles(sensor)? })
 }
 
 #[cfg(test)]
@@ -323,9 +290,7 @@ mod tests {
             features: vec![f64::from(cycle * 7 % 13)],
             prediction: f64::from(200 - cycle),
         };
-        (0..n)
-            .map(|e| (30..150).map(|c| record(e, c)).collect())
-            .collect()
+        (0..n).map(|e| (30..150).map(|c| record(e, c)).collect()).collect()
     }
 
     fn fit() -> Fit {
@@ -366,11 +331,7 @@ mod tests {
 
     #[test]
     fn a_damaged_baseline_is_refused_not_trusted() {
-        let window = Window {
-            model_version: "1".to_owned(),
-            is_stub: false,
-            records: engines(30).concat(),
-        };
+        let window = Window { model_version: "1".to_owned(), is_stub: false, records: engines(30).concat() };
         let policy = Policy::default();
         assert!(measure(&reference(), &window, &policy).is_ok());
         let damage: [fn(&mut Reference); 6] = [

@@ -189,8 +189,8 @@ impl Compiler<'_> {
         };
         let mut resources = Vec::new();
         for (node, context) in self.rendered(entry) {
-            match kind.parse(node.to_json()) {
-                Err(error) => self.faults.0.push(explain(&node, &error)),
+            match coercing(&entry.spec, node, |spec| kind.parse(spec)) {
+                Err(fault) => self.faults.0.push(fault),
                 Ok(mut resource) => {
                     let mut resolver = Resolver { project: self.project, supplier: self.supplier, context: &context };
                     match resource.resolve(&mut resolver) {
@@ -209,8 +209,8 @@ impl Compiler<'_> {
         };
         let mut probes = Vec::new();
         for (node, _) in self.rendered(entry) {
-            match kind.parse(node.to_json()) {
-                Err(error) => self.faults.0.push(explain(&node, &error)),
+            match coercing(&entry.spec, node, |spec| kind.parse(spec)) {
+                Err(fault) => self.faults.0.push(fault),
                 Ok(check) => match check.spec() {
                     Err(error) => self.faults.0.push(Diagnostic::at(entry.place.clone(), format!("{error:#}"))),
                     Ok(spec) => probes.push(Probe {
@@ -224,6 +224,27 @@ impl Compiler<'_> {
             }
         }
         probes
+    }
+}
+
+/// Reads a rendered spec. Where a text is expected and `{{ a.path }}` gave a number or a boolean, its text is taken; a bare
+/// number in the stage file stays an error (`mode: 0644`).
+fn coercing<T>(
+    written: &Node,
+    mut rendered: Node,
+    parse: impl Fn(Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>>,
+) -> Result<T, Diagnostic> {
+    loop {
+        let error = match parse(rendered.to_json()) {
+            Ok(parsed) => return Ok(parsed),
+            Err(error) => error,
+        };
+        let from_template = written.follow(error.path()).is_some_and(|node| node.as_str().is_some());
+        let wants_text = error.inner().to_string().contains("expected a string");
+        let scalar = rendered.follow_mut(error.path()).filter(|_| from_template && wants_text);
+        if !scalar.is_some_and(Node::make_text) {
+            return Err(explain(&rendered, &error));
+        }
     }
 }
 

@@ -339,18 +339,22 @@ async fn sha256(path: &Path) -> Result<Option<String>> {
 }
 
 fn client() -> Result<Client> {
-    // An error says that one is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .user_agent(concat!("provision/", env!("CARGO_PKG_VERSION")))
+    http_client()
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
         .build()
         .context("cannot start an HTTP client")
 }
 
+/// An HTTP client of ours, to be finished.
+pub(crate) fn http_client() -> reqwest::ClientBuilder {
+    // An error says that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().user_agent(concat!("provision/", env!("CARGO_PKG_VERSION")))
+}
+
 /// An address without user, password and query, any of which may be a secret.
-fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     // They fail for addresses that cannot have them.
     let _ = url.set_username("");

@@ -98,14 +98,14 @@ impl Fetcher {
             .await
             .map_err(|error| explain("cannot make the cache", &self.cache, error))?;
         let part = self.cache.join(format!("{}.part", artifact.sha256));
-        if !self.from_controller(artifact, &part, progress).await? {
+        if !self.ask_controller(artifact, &part, progress).await? {
             let url = artifact.url.as_deref().with_context(|| {
                 format!(
                     "neither the cache of the host nor the controller has it (sha256 {}), and it has no URL; run the command again from the controller that built it",
                     artifact.sha256
                 )
             })?;
-            self.from_url(artifact, url, &part, progress).await?;
+            self.ask_url(artifact, url, &part, progress).await?;
         }
         files::set_mode(&part, 0o644)?;
         files::rename(&part, &cached)?;
@@ -113,7 +113,7 @@ impl Fetcher {
     }
 
     /// `false` when the controller does not have it.
-    async fn from_controller(
+    async fn ask_controller(
         &self,
         artifact: &ArtifactPin,
         part: &Path,
@@ -158,7 +158,7 @@ impl Fetcher {
         outcome
     }
 
-    async fn from_url(
+    async fn ask_url(
         &self,
         artifact: &ArtifactPin,
         url: &str,

@@ -1,6 +1,10 @@
 //! Checks: probes that prove a promise. One file per kind.
 
+pub mod address;
+pub mod command;
+pub mod http;
 pub mod registry;
+pub mod tcp;
 
 use anyhow::Result;
 use async_trait::async_trait;

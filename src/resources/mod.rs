@@ -3,7 +3,13 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
+pub mod hostname;
+pub mod kernel_module;
 pub mod registry;
+mod short_form;
+pub mod swap;
+pub mod sysctl;
+pub mod timezone;
 
 use anyhow::Result;
 use async_trait::async_trait;

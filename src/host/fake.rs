@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
+use std::io::{Cursor, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -421,6 +422,12 @@ impl ReadHost for FakeHost {
         }
     }
 
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn Read + Send>>> {
+        Ok(self
+            .read_file(path)?
+            .map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read + Send>))
+    }
+
     fn stat(&self, path: &Path) -> Result<Option<Stat>> {
         let files = self.files();
         let node = files.node(files.resolve(path, false)?);
@@ -495,13 +502,21 @@ impl WriteHost for FakeHost {
         self
     }
 
-    fn write_file(&self, path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
+    fn write_stream(
+        &self,
+        path: &Path,
+        content: &mut dyn Read,
+        mode: u32,
+        owner: Owner,
+    ) -> Result<()> {
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes)?;
         let at = self.in_parent(path)?;
         let mut files = self.files();
         if let Some(Content::Directory) = files.node(&at).map(|node| &node.content) {
             bail!("{}: is a directory", path.display());
         }
-        files.put_file(&at, content, mode);
+        files.put_file(&at, bytes, mode);
         files.put_owner(&at, owner);
         self.changed(format!(
             "write {} {mode:04o} {}:{}",

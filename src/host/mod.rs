@@ -6,9 +6,14 @@
 pub mod facts;
 #[cfg(test)]
 pub mod fake;
+mod fetch;
+mod files;
+pub mod owner;
+mod program;
 pub mod query;
 pub mod real;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +22,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use facts::Facts;
+pub use fetch::BlobSource;
 pub use query::Query;
+pub use real::{Events, HostEvent, RealHost, RealHostOptions, Stream};
 
 use crate::cluster;
 
@@ -93,6 +100,13 @@ impl Cmd {
         self
     }
 
+    /// Runs it in this directory instead of `/`.
+    #[must_use]
+    pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(path.into());
+        self
+    }
+
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -127,6 +141,9 @@ pub trait ReadHost: Send + Sync {
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// The file as a stream, for what is too large to hold in memory; `None` when there is none.
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn Read + Send>>>;
+
     /// `None` when nothing is there.
     fn stat(&self, path: &Path) -> Result<Option<Stat>>;
 
@@ -157,7 +174,18 @@ pub trait WriteHost: ReadHost {
 
     /// Replaces or makes a file atomically (temporary file in the same directory, fsync, rename) with exactly this mode and
     /// owner, so that no one ever sees half of it or reads it with wider permissions. The parent directory must exist.
-    fn write_file(&self, path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()>;
+    fn write_file(&self, path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
+        self.write_stream(path, &mut &content[..], mode, owner)
+    }
+
+    /// [`WriteHost::write_file`] of everything that `content` yields, in constant memory.
+    fn write_stream(
+        &self,
+        path: &Path,
+        content: &mut dyn Read,
+        mode: u32,
+        owner: Owner,
+    ) -> Result<()>;
 
     /// Makes one directory; its parent must exist.
     fn create_dir(&self, path: &Path, mode: u32) -> Result<()>;

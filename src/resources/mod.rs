@@ -3,6 +3,7 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
+pub mod apt;
 pub mod hostname;
 pub mod kernel_module;
 pub mod registry;

@@ -10,7 +10,11 @@ pub mod registry;
 mod short_form;
 pub mod swap;
 pub mod sysctl;
+pub mod systemd_unit;
 pub mod timezone;
+pub mod ufw;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -88,6 +92,12 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Paths on the host that this one depends on: when an earlier resource will change one of them, this one will change
+    /// too, although it cannot see that yet (a unit restarts with its new configuration). `plan` says so.
+    fn inputs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Looks, changing nothing.
     ///
     /// # Errors
@@ -122,6 +132,8 @@ pub trait AnyResource: Send + Sync {
     fn name(&self) -> String;
     /// See [`Resource::resolve`].
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()>;
+    /// See [`Resource::inputs`].
+    fn inputs(&self) -> Vec<PathBuf>;
     /// Observe and diff.
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned>;
     /// See [`Resource::apply`].
@@ -142,6 +154,10 @@ impl<R: Resource> AnyResource for R {
 
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
         Resource::resolve(self, project)
+    }
+
+    fn inputs(&self) -> Vec<PathBuf> {
+        Resource::inputs(self)
     }
 
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned> {

@@ -13,6 +13,7 @@ pub mod sysctl;
 pub mod systemd_unit;
 pub mod timezone;
 pub mod ufw;
+pub mod user;
 
 use std::path::PathBuf;
 

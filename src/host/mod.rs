@@ -136,6 +136,12 @@ pub trait ReadHost: Send + Sync {
     /// The whole file; `None` when there is none.
     fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>>;
 
+    /// [`ReadHost::read_file`] as text; what is not UTF-8 is replaced.
+    fn read_text(&self, path: &Path) -> Result<Option<String>> {
+        let bytes = self.read_file(path)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
     /// The file as a stream, for what is too large to hold in memory; `None` when there is none.
     fn open(&self, path: &Path) -> Result<Option<Box<dyn Read + Send>>>;
 
@@ -178,6 +184,21 @@ pub trait WriteHost: ReadHost {
 
     /// Makes one directory; its parent must exist.
     fn create_dir(&self, path: &Path, mode: u32) -> Result<()>;
+
+    /// Makes a directory and those above it that are missing, all with this mode; one that is there stays as it is.
+    fn create_dirs(&self, path: &Path, mode: u32) -> Result<()> {
+        let mut missing = Vec::new();
+        for dir in path.ancestors() {
+            if self.stat(dir)?.is_some() {
+                break;
+            }
+            missing.push(dir);
+        }
+        for dir in missing.into_iter().rev() {
+            self.create_dir(dir, mode)?;
+        }
+        Ok(())
+    }
 
     fn set_mode(&self, path: &Path, mode: u32) -> Result<()>;
 

@@ -3,21 +3,19 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
-pub mod archive;
-pub mod artifact;
-pub mod command;
-pub mod directory;
-pub mod download;
-pub mod file;
-pub mod link;
-pub mod mode;
-pub mod path;
-mod placement;
-#[cfg(test)]
-mod promise_tests;
+pub mod apt;
+pub mod hostname;
+pub mod kernel_module;
 pub mod registry;
-#[cfg(test)]
-pub mod testing;
+mod short_form;
+pub mod swap;
+pub mod sysctl;
+pub mod systemd_unit;
+pub mod timezone;
+pub mod ufw;
+pub mod user;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -95,6 +93,12 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Paths on the host that this one depends on: when an earlier resource will change one of them, this one will change
+    /// too, although it cannot see that yet (a unit restarts with its new configuration). `plan` says so.
+    fn inputs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Looks, changing nothing.
     ///
     /// # Errors
@@ -129,6 +133,8 @@ pub trait AnyResource: Send + Sync {
     fn name(&self) -> String;
     /// See [`Resource::resolve`].
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()>;
+    /// See [`Resource::inputs`].
+    fn inputs(&self) -> Vec<PathBuf>;
     /// Observe and diff.
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned>;
     /// See [`Resource::apply`].
@@ -149,6 +155,10 @@ impl<R: Resource> AnyResource for R {
 
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
         Resource::resolve(self, project)
+    }
+
+    fn inputs(&self) -> Vec<PathBuf> {
+        Resource::inputs(self)
     }
 
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned> {

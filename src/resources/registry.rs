@@ -3,6 +3,15 @@
 use anyhow::Result;
 use serde_json::Value;
 
+use super::apt::Apt;
+use super::hostname::Hostname;
+use super::kernel_module::KernelModule;
+use super::swap::Swap;
+use super::sysctl::Sysctl;
+use super::systemd_unit::SystemdUnit;
+use super::timezone::Timezone;
+use super::ufw::Ufw;
+use super::user::User;
 use super::{AnyResource, Resource};
 
 /// A spec that was read, or what does not fit and where in it.
@@ -46,12 +55,15 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 
 /// All kinds, in the order of the reference.
 pub const KINDS: &[Kind] = &[
-    Kind::of::<super::directory::Directory>(),
-    Kind::of::<super::file::File>(),
-    Kind::of::<super::link::Link>(),
-    Kind::of::<super::download::Download>(),
-    Kind::of::<super::archive::Archive>(),
-    Kind::of::<super::command::Command>(),
+    Kind::of::<Apt>(),
+    Kind::of::<Hostname>(),
+    Kind::of::<Timezone>(),
+    Kind::of::<Swap>(),
+    Kind::of::<KernelModule>(),
+    Kind::of::<Sysctl>(),
+    Kind::of::<Ufw>(),
+    Kind::of::<SystemdUnit>(),
+    Kind::of::<User>(),
 ];
 
 /// The kind of this name.

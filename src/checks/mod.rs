@@ -1,10 +1,9 @@
 //! Checks: probes that prove a promise. One file per kind.
 
-pub mod address;
-pub mod command;
-pub mod http;
+pub mod nodes_ready;
 pub mod registry;
-pub mod tcp;
+pub mod rollout;
+pub mod sql;
 
 use anyhow::Result;
 use async_trait::async_trait;

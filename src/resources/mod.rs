@@ -3,19 +3,13 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
-pub mod apt;
-pub mod hostname;
-pub mod kernel_module;
+pub mod manifest;
+pub mod namespace;
+pub mod postgres_database;
+pub mod postgres_role;
 pub mod registry;
-mod short_form;
-pub mod swap;
-pub mod sysctl;
-pub mod systemd_unit;
-pub mod timezone;
-pub mod ufw;
-pub mod user;
-
-use std::path::PathBuf;
+pub mod secret;
+pub mod short_form;
 
 use anyhow::Result;
 use async_trait::async_trait;

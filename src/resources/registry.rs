@@ -55,15 +55,11 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 
 /// All kinds, in the order of the reference.
 pub const KINDS: &[Kind] = &[
-    Kind::of::<Apt>(),
-    Kind::of::<Hostname>(),
-    Kind::of::<Timezone>(),
-    Kind::of::<Swap>(),
-    Kind::of::<KernelModule>(),
-    Kind::of::<Sysctl>(),
-    Kind::of::<Ufw>(),
-    Kind::of::<SystemdUnit>(),
-    Kind::of::<User>(),
+    Kind::of::<super::namespace::Namespace>(),
+    Kind::of::<super::secret::Secret>(),
+    Kind::of::<super::manifest::Manifest>(),
+    Kind::of::<super::postgres_role::PostgresRole>(),
+    Kind::of::<super::postgres_database::PostgresDatabase>(),
 ];
 
 /// The kind of this name.

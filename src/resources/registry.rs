@@ -51,7 +51,7 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 }
 
 /// All kinds, in the order of the reference.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[Kind::of::<super::image::Image>()];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

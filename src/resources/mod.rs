@@ -3,10 +3,7 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
-pub mod manifest;
-pub mod namespace;
-pub mod postgres_database;
-pub mod postgres_role;
+pub mod image;
 pub mod registry;
 pub mod secret;
 pub mod short_form;
@@ -18,6 +15,8 @@ use serde::de::DeserializeOwned;
 
 use crate::diff::Diff;
 use crate::host::{ArtifactPin, ReadHost, WriteHost};
+
+pub use crate::image::{BuiltImage, ImageSource};
 
 /// What observing found.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,17 +52,12 @@ pub trait Resolve {
     /// # Errors
     /// When the recipe is wrong or the build fails.
     fn image(&mut self, recipe: &str) -> Result<BuiltImage>;
-}
 
-/// An image that the controller built or has in its cache: an OCI layout tar.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct BuiltImage {
-    /// Full reference with the content hash as tag: `provision.local/rul:3f2a…`.
-    pub reference: String,
-    /// Digest of its manifest: `sha256:…`.
-    pub digest: String,
-    /// The archive.
-    pub archive: ArtifactPin,
+    /// A pinned image by its name in `artifacts.yml`: one of a registry, or built from the recipe that is laid over it.
+    ///
+    /// # Errors
+    /// When there is none of this name (with a suggestion), it is not an image, or the build fails.
+    fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
 }
 
 /// One thing in a desired state.

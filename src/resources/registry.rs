@@ -54,13 +54,7 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 }
 
 /// All kinds, in the order of the reference.
-pub const KINDS: &[Kind] = &[
-    Kind::of::<super::namespace::Namespace>(),
-    Kind::of::<super::secret::Secret>(),
-    Kind::of::<super::manifest::Manifest>(),
-    Kind::of::<super::postgres_role::PostgresRole>(),
-    Kind::of::<super::postgres_database::PostgresDatabase>(),
-];
+pub const KINDS: &[Kind] = &[Kind::of::<super::image::Image>()];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

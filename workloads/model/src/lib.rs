@@ -18,6 +18,8 @@ mod model;
 mod network;
 pub mod onnx;
 pub mod train;
+#[cfg(test)]
+mod testing;
 mod verify;
 
 #[cfg(feature = "rten")]

@@ -6,7 +6,7 @@ use crate::Error;
 /// Limits that keep a hostile or mistaken file from asking for the machine's memory.
 pub(crate) const MAX_WIDTH: usize = 4096;
 pub(crate) const MAX_LAYERS: usize = 16;
-pub(crate) const MAX_WINDOW: usize = 65_536;
+pub(crate) const MAX_WINDOW: usize = 4096;
 
 /// What is done to every feature before the first layer: `(x - mean) / scale`.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,9 +1,10 @@
 //! Back-propagation through time with Adam. Deterministic: the same data, options, thread count and
 //! instruction set give the same bits.
 
-use std::ops::ControlFlow;
+pub(crate) mod rng;
 
-use crate::{Error, Network, Scaler};
+use crate::Network;
+
 
 /// Labelled windows, borrowed from the caller.
 #[derive(Debug, Clone, Copy)]

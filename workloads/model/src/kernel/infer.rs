@@ -4,7 +4,7 @@
 //! - many rows: step by step, every weight used for a whole tile of rows.
 
 use super::buffer::Buffer;
-use super::tile::{Tile, accumulate, start, store, tiles};
+use super::tile::{Spill, Tile, accumulate, start, store, tiles};
 use super::vector::{GATE_SCALE, Vector, cell};
 use crate::{Lstm, Network};
 
@@ -346,13 +346,15 @@ impl Tile for Block<'_> {
                 let weights = weights.add(s.layer.input * wide);
                 accumulate::<V, M>(&mut sums, s.layer.hidden, (hidden, s.stride, 1), (weights, wide));
             }
-            let mut m = 0;
-            while m < M {
+            // Through memory on purpose: indexing the tile in a loop would keep it out of registers
+            // above, where it matters.
+            let mut tile = Spill::new();
+            store(&sums, tile.ptr(), wide);
+            for m in 0..M {
                 let at = (first + m) * s.stride + self.block * V::LANES;
-                let (c, h) = cell(sums[m], V::load(s.cells.add(at)));
+                let (c, h) = cell(tile.row::<V>(m), V::load(s.cells.add(at)));
                 c.store(s.cells.add(at));
                 h.store(s.out.add(at));
-                m += 1;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The one inner loop: a tile of `M` rows by four vectors of sums.
 
+use std::mem::MaybeUninit;
+
 use super::vector::Vector;
 
 /// Adds `depth` products to a tile: `sums[m][g] += a[m * row + k * step] * b[k * stride + g * LANES]`.
@@ -78,6 +80,40 @@ pub(super) unsafe fn store<V: Vector, const M: usize>(
                 g += 1;
             }
             m += 1;
+        }
+    }
+}
+
+/// Room for the largest tile of any instruction set, on the stack.
+#[repr(C, align(64))]
+pub(super) struct Spill(MaybeUninit<[f32; 6 * 4 * 16]>);
+
+impl Spill {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+
+    #[inline(always)]
+    pub(super) fn ptr(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// The four vectors of row `m`.
+    ///
+    /// # Safety
+    /// As [`Vector`]; the row was stored, rows `4 x LANES` apart.
+    #[inline(always)]
+    pub(super) unsafe fn row<V: Vector>(&self, m: usize) -> [V; 4] {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let at = self.0.as_ptr().cast::<f32>().add(m * 4 * V::LANES);
+            [
+                V::load(at),
+                V::load(at.add(V::LANES)),
+                V::load(at.add(2 * V::LANES)),
+                V::load(at.add(3 * V::LANES)),
+            ]
         }
     }
 }

@@ -29,5 +29,5 @@ pub use directory::{MANIFEST_FILE, MODEL_FILE, Manifest};
 pub use error::Error;
 pub use model::{Backend, Model, Scratch};
 pub use network::{Lstm, Network, Scaler};
-pub use train::{Best, EpochReport, Options, Schedule, Trained, Windows};
+pub use train::{Best, EpochReport, Options, Schedule, Trained, Windows, train};
 pub use verify::{MAX_DIFFERENCE, verify_export};

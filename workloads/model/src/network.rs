@@ -210,6 +210,27 @@ impl Network {
         Ok(())
     }
 
+    /// The same function behind another scaler: the first layer takes up the difference. `scaler`
+    /// must have as many features.
+    #[must_use]
+    pub(crate) fn rescaled(&self, scaler: &Scaler) -> Self {
+        let mut out = self.clone();
+        let old = &self.scaler;
+        if let Some(first) = out.layers.first_mut() {
+            for (row, b) in first.w.chunks_exact_mut(first.input).zip(&mut first.b) {
+                let mut shift = 0.0;
+                for (k, w) in row.iter_mut().enumerate() {
+                    let wide = f64::from(*w) / f64::from(old.scale[k]);
+                    shift += wide * (f64::from(scaler.mean[k]) - f64::from(old.mean[k]));
+                    *w = (wide * f64::from(scaler.scale[k])) as f32;
+                }
+                *b = (f64::from(*b) + shift) as f32;
+            }
+        }
+        out.scaler = scaler.clone();
+        out
+    }
+
     /// One window in `f64`, straight from the definition: the oracle for everything fast.
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 
 mod buffer;
 mod infer;
+mod layout;
+mod learn;
 mod portable;
 mod tile;
 mod vector;
@@ -12,7 +14,10 @@ mod vector;
 mod x86;
 
 use infer::Plan;
+pub(crate) use buffer::Buffer;
 pub(crate) use infer::Workspace;
+pub(crate) use layout::Layout;
+pub(crate) use learn::{Adam, Rates, Shard, Transposed};
 
 use crate::Network;
 
@@ -105,23 +110,90 @@ impl Kernel {
     }
 }
 
-/// # Safety
-/// Needs AVX2 and FMA; see [`Plan::predict`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn predict_avx2(plan: &Plan, workspace: &mut Workspace, input: &[f32], out: &mut [f32]) {
-    // SAFETY: as promised by the caller.
-    unsafe { plan.predict::<x86::Avx2>(workspace, input, out) }
+impl Shard {
+    /// One shard forward and backward; see `Shard::pass`. Panics when the lengths are not the
+    /// layout's.
+    pub(crate) fn learn(
+        &mut self,
+        layout: &Layout,
+        values: &Buffer,
+        transposed: &Transposed,
+        total: usize,
+    ) -> f64 {
+        assert_eq!(values.len(), layout.len);
+        // SAFETY: the layout's set was detected and its vector length is the layout's.
+        unsafe {
+            match layout.set {
+                InstructionSet::Portable => {
+                    self.pass::<portable::Plain>(layout, values, transposed, total)
+                }
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx2 => learn_avx2(self, layout, values, transposed, total),
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => learn_avx512(self, layout, values, transposed, total),
+            }
+        }
+    }
 }
 
-/// # Safety
-/// Needs AVX-512F; see [`Plan::predict`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn predict_avx512(plan: &Plan, workspace: &mut Workspace, input: &[f32], out: &mut [f32]) {
-    // SAFETY: as promised by the caller.
-    unsafe { plan.predict::<x86::Avx512>(workspace, input, out) }
+impl Adam {
+    /// One step. Panics when the gradient is not as long as the values.
+    pub(crate) fn update(&mut self, layout: &Layout, gradient: &Buffer, rates: Rates) {
+        assert_eq!(gradient.len(), self.values.len());
+        // SAFETY: as above.
+        unsafe {
+            match layout.set {
+                InstructionSet::Portable => self.step::<portable::Plain>(gradient, rates),
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx2 => step_avx2(self, gradient, rates),
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512 => step_avx512(self, gradient, rates),
+            }
+        }
+    }
 }
+
+/// The generic code compiled once per instruction set. A macro, because `target_feature` wants a
+/// literal.
+macro_rules! compiled {
+    ($features:literal, $vector:ty, $predict:ident, $learn:ident, $step:ident) => {
+        /// # Safety
+        /// Needs the features; see [`Plan::predict`].
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        unsafe fn $predict(plan: &Plan, ws: &mut Workspace, input: &[f32], out: &mut [f32]) {
+            // SAFETY: as promised by the caller.
+            unsafe { plan.predict::<$vector>(ws, input, out) }
+        }
+
+        /// # Safety
+        /// Needs the features; see `Shard::pass`.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        unsafe fn $learn(
+            shard: &mut Shard,
+            layout: &Layout,
+            values: &Buffer,
+            transposed: &Transposed,
+            total: usize,
+        ) -> f64 {
+            // SAFETY: as promised by the caller.
+            unsafe { shard.pass::<$vector>(layout, values, transposed, total) }
+        }
+
+        /// # Safety
+        /// Needs the features; see `Adam::step`.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        unsafe fn $step(adam: &mut Adam, gradient: &Buffer, rates: Rates) {
+            // SAFETY: as promised by the caller.
+            unsafe { adam.step::<$vector>(gradient, rates) }
+        }
+    };
+}
+
+compiled!("avx2,fma", x86::Avx2, predict_avx2, learn_avx2, step_avx2);
+compiled!("avx512f", x86::Avx512, predict_avx512, learn_avx512, step_avx512);
 
 #[cfg(test)]
 mod tests;

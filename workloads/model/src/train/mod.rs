@@ -1,7 +1,12 @@
 //! Back-propagation through time with Adam. Deterministic: the same data, options, thread count and
 //! instruction set give the same bits.
 
+mod batch;
+mod checks;
 pub(crate) mod rng;
+mod run;
+
+pub use run::train;
 
 use crate::Network;
 
@@ -32,7 +37,8 @@ pub enum Schedule {
 pub struct Options {
     /// Units of each LSTM layer, first layer first.
     pub hidden: Vec<usize>,
-    /// Targets above it count as it, predictions are clipped to it. Cycles.
+    /// Targets above it count as it, predictions are clipped to it. Cycles. A prediction beyond the
+    /// cap of a capped target is no error, here as in service.
     pub cap: f32,
     pub epochs: usize,
     /// Windows per step.
@@ -87,4 +93,27 @@ pub struct Trained {
     pub best: Best,
     pub history: Vec<EpochReport>,
     pub seconds: f64,
+}
+
+impl Default for Options {
+    /// What was tuned on FD001 by validation engines.
+    fn default() -> Self {
+        Self {
+            hidden: vec![64, 64],
+            cap: 125.0,
+            epochs: 12,
+            batch: 128,
+            learning_rate: 2e-3,
+            schedule: Schedule::Cosine { floor: 0.05 },
+            dropout: 0.2,
+            input_noise: 0.0,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            average: 0.0,
+            patience: 7,
+            min_improvement: 0.01,
+            seed: 42,
+            threads: 1,
+        }
+    }
 }

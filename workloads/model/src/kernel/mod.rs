@@ -197,3 +197,5 @@ compiled!("avx512f", x86::Avx512, predict_avx512, learn_avx512, step_avx512);
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;

@@ -7,14 +7,15 @@ use std::f32::consts::LOG2_E;
 /// far out differs from 0 by less than 1e-12.
 const HIGHEST: f32 = 40.0;
 
-/// Coefficients of `2^r` on [-0.5, 0.5], highest power first; relative error below 2e-7 in `f32`.
+/// Minimax coefficients of `2^r` on [-0.5, 0.5], highest power first, least relative error: 1.6e-7
+/// after rounding to `f32` (measured end to end in `vector_tests`).
 pub(super) const EXP2: [f32; 6] = [
-    1.333_355_8e-3,
-    9.618_129e-3,
-    5.550_411e-2,
-    2.402_265e-1,
-    6.931_472e-1,
-    1.0,
+    0.001_327_647_1,
+    0.009_675_542,
+    0.055_507_13,
+    0.240_221_2,
+    0.693_146_94,
+    1.000_000_1,
 ];
 
 /// # Safety

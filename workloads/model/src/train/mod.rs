@@ -117,3 +117,6 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

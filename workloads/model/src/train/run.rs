@@ -38,7 +38,7 @@ pub fn train(
         },
         None => fresh(data, train, scaler, options, &mut rng),
     };
-    let mut run = Run::new(data, scaler, options, &first, &mut rng);
+    let mut run = Run::new(data, scaler, options, &first);
     let steps = train.len().div_ceil(options.batch);
     let mut order = train.to_vec();
     let mut history = Vec::with_capacity(options.epochs);
@@ -154,7 +154,6 @@ impl<'a> Run<'a> {
         scaler: &'a Scaler,
         options: &'a Options,
         first: &Network,
-        rng: &mut Rng,
     ) -> Self {
         let set = InstructionSet::best();
         let layout = Layout::new(set, data.window, data.features, &options.hidden);
@@ -165,8 +164,13 @@ impl<'a> Run<'a> {
             adam: Adam::new(&layout, layout.load(first)),
             layout,
             transposed: Transposed::default(),
-            shards: (0..options.threads)
-                .map(|_| (Shard::default(), Rng::new(rng.next())))
+            // Not drawn from the run's own numbers: the order of windows must not depend on the
+            // number of threads.
+            shards: (1..=options.threads as u64)
+                .map(|thread| {
+                    let seed = options.seed ^ thread.wrapping_mul(0xd134_2543_de82_ef95);
+                    (Shard::default(), Rng::new(seed))
+                })
                 .collect(),
             workspace: Workspace::default(),
         }

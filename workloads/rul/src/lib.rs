@@ -1,0 +1,2 @@
+//! The programs that the platform runs.
+pub mod serve;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::reject::Reject;
@@ -68,7 +69,8 @@ pub fn parse(body: &[u8], shape: Shape, max_batch: usize) -> Result<Windows, Rej
     let read = reader.deserialize(&mut json).and_then(|()| json.end());
     if let Err(error) = read {
         return Err(match explain(&error, reader.sink.as_ref(), body) {
-            Fault::Content(reason) => Reject::unprocessable(reason),
+            // Which of two is broken matters less than that there are two.
+            Fault::Content(reason) => several(body).unwrap_or_else(|| Reject::unprocessable(reason)),
             Fault::Syntax(reason) => Reject::bad_request(reason),
         });
     }
@@ -81,13 +83,7 @@ pub fn parse(body: &[u8], shape: Shape, max_batch: usize) -> Result<Windows, Rej
                 shape.window, shape.features, shape.features
             )));
         }
-        several => {
-            let names: Vec<_> = several.iter().map(|f| format!("\"{}\"", f.name())).collect();
-            return Err(Reject::bad_request(format!(
-                "give exactly one of \"sequence\", \"features\" or \"instances\"; here are {}",
-                names.join(" and ")
-            )));
-        }
+        several => return Err(too_many(several)),
     };
     let mut numbers = reader.sink.map(|sink| sink.numbers).unwrap_or_default();
     if field == Field::Features {
@@ -98,6 +94,34 @@ pub fn parse(body: &[u8], shape: Shape, max_batch: usize) -> Result<Windows, Rej
         return Err(Reject::unprocessable("instances: the list is empty"));
     }
     Ok(Windows { numbers, count, batch: field == Field::Instances })
+}
+
+fn too_many(given: &[Field]) -> Reject {
+    let names: Vec<_> = given.iter().map(|f| format!("\"{}\"", f.name())).collect();
+    Reject::bad_request(format!(
+        "give exactly one of \"sequence\", \"features\" or \"instances\"; here are {}",
+        names.join(" and ")
+    ))
+}
+
+/// The refusal of a body that has more than one of the fields.
+fn several(body: &[u8]) -> Option<Reject> {
+    #[derive(Deserialize)]
+    struct Present {
+        sequence: Option<IgnoredAny>,
+        features: Option<IgnoredAny>,
+        instances: Option<IgnoredAny>,
+    }
+    let present: Present = serde_json::from_slice(body).ok()?;
+    let given: Vec<_> = [
+        present.sequence.map(|_| Field::Sequence),
+        present.features.map(|_| Field::Features),
+        present.instances.map(|_| Field::Instances),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (given.len() > 1).then(|| too_many(&given))
 }
 
 struct Reader {

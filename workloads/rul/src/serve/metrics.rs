@@ -1,9 +1,10 @@
 //! Counters and histograms, and their text for Prometheus.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use super::histogram::{Histogram, line};
 
 /// Edges of `rul_prediction_value`, in cycles: those of the seed's service.
 pub const PREDICTION_EDGES: [f64; 13] =
@@ -18,52 +19,8 @@ const DURATION_EDGES: [f64; 12] = [0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002
 /// Versions whose histograms are kept; the oldest goes first.
 const MAX_VERSIONS: usize = 8;
 
-/// A histogram that many threads may observe into.
-#[derive(Debug)]
-pub struct Histogram {
-    edges: Vec<f64>,
-    counts: Vec<AtomicU64>,
-    sum: AtomicU64,
-}
-
-impl Histogram {
-    pub fn new(edges: &[f64]) -> Self {
-        Self {
-            edges: edges.to_vec(),
-            counts: (0..=edges.len()).map(|_| AtomicU64::new(0)).collect(),
-            sum: AtomicU64::new(0f64.to_bits()),
-        }
-    }
-
-    pub fn observe(&self, value: f64) {
-        let bucket = self.edges.partition_point(|edge| *edge < value);
-        if let Some(count) = self.counts.get(bucket) {
-            count.fetch_add(1, Relaxed);
-        }
-        let add = |sum: u64| Some((f64::from_bits(sum) + value).to_bits());
-        // The closure never refuses.
-        let _ = self.sum.fetch_update(Relaxed, Relaxed, add);
-    }
-
-    /// `labels` is `a="b"` pairs without braces, or empty.
-    fn write(&self, out: &mut String, name: &str, labels: &str) {
-        let comma = if labels.is_empty() { "" } else { "," };
-        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        let mut total = 0;
-        for (i, count) in self.counts.iter().enumerate() {
-            total += count.load(Relaxed);
-            // Debug prints 25 as "25.0", which is what readers of the seed's metrics compare with.
-            let edge = self.edges.get(i).map_or_else(|| "+Inf".to_owned(), |edge| format!("{edge:?}"));
-            line(out, format_args!("{name}_bucket{{{labels}{comma}le=\"{edge}\"}} {total}"));
-        }
-        let sum = f64::from_bits(self.sum.load(Relaxed));
-        line(out, format_args!("{name}_sum{braces} {sum:?}"));
-        line(out, format_args!("{name}_count{braces} {total}"));
-    }
-}
-
 /// Why a request got no prediction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     Concurrency,
     NoModel,
@@ -149,8 +106,12 @@ impl Metrics {
     pub fn version(&self, name: &str, version: &str, edges: &[f64]) -> Arc<Histogram> {
         let labels = format!("model=\"{}\",model_version=\"{}\"", escape(name), escape(version));
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = versions.iter().find(|v| v.labels == labels && v.histogram.edges == edges) {
-            return Arc::clone(&known.histogram);
+        if let Some(at) = versions.iter().position(|v| v.labels == labels && v.histogram.edges() == edges) {
+            // Served again, so the last to go.
+            let known = versions.remove(at);
+            let histogram = Arc::clone(&known.histogram);
+            versions.push(known);
+            return histogram;
         }
         // The same version with other edges: the old series would contradict the new one.
         versions.retain(|v| v.labels != labels);
@@ -268,12 +229,6 @@ fn resident_bytes() -> Option<u64> {
 
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    let _ = out.write_fmt(text);
-    out.push('\n');
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

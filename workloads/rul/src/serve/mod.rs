@@ -1,5 +1,7 @@
 //! `rul serve`: see the crate's documentation for the HTTP API.
 
+mod directory;
+mod histogram;
 mod infer;
 mod input;
 mod listen;
@@ -7,6 +9,7 @@ mod live;
 mod log;
 mod metrics;
 mod predict;
+mod protocol;
 mod recent;
 mod reject;
 mod routes;
@@ -18,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::builder::FalseyValueParser;
 use serde_json::json;
 
 use service::{Service, Settings};
@@ -44,10 +48,10 @@ pub struct Options {
     #[arg(long, env = "STUB_RUL", default_value_t = 125.0, value_parser = cycles)]
     pub stub_rul: f32,
     /// Without a model be not ready, instead of answering --stub-rul.
-    #[arg(long, env = "RUL_NO_STUB", action = clap::ArgAction::SetTrue)]
+    #[arg(long, env = "RUL_NO_STUB", action = clap::ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub no_stub: bool,
     /// Refuse a model without golden.json.
-    #[arg(long, env = "RUL_REQUIRE_GOLDEN", action = clap::ArgAction::SetTrue)]
+    #[arg(long, env = "RUL_REQUIRE_GOLDEN", action = clap::ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub require_golden: bool,
     /// Seconds between two looks at the model directory; 0 switches reloading off.
     #[arg(long, env = "RUL_RELOAD_INTERVAL", default_value_t = 5.0, value_parser = seconds)]

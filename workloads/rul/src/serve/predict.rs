@@ -10,7 +10,7 @@ use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 
 use super::live::Live;
-use super::metrics::{Refused, unix_now};
+use super::metrics::unix_now;
 use super::reject::{Dialect, Reject};
 use super::service::Service;
 
@@ -27,12 +27,15 @@ pub struct Allowance {
     pub larger: Option<&'static str>,
 }
 
+/// Makes the response of what the model said.
+pub type Answer = Box<dyn FnOnce(&Live, &[f32]) -> Response<Body> + Send>;
+
 /// Windows to predict, and what to make of the answers.
 pub struct Work {
     /// `count` windows of the live model's shape.
     pub numbers: Vec<f32>,
     pub count: usize,
-    pub answer: Box<dyn FnOnce(&Live, &[f32]) -> Response<Body> + Send>,
+    pub answer: Answer,
 }
 
 impl std::fmt::Debug for Work {
@@ -57,7 +60,7 @@ pub async fn predict(
             response
         }
         Err(reject) => {
-            service.metrics.refused(reason(&reject), started.elapsed());
+            service.metrics.refused(reject.why, started.elapsed());
             reject.into_response(dialect)
         }
     }
@@ -71,7 +74,7 @@ async fn answer(
 ) -> Result<Response<Body>, Reject> {
     let _permit = service.permits.try_acquire_many(allowance.units).map_err(|_| {
         let limit = service.settings.concurrency;
-        Reject::unavailable(format!("busy: {limit} units of work are in progress, the limit"), 1)
+        Reject::busy(format!("busy: at most {limit} units of work at once; try again"))
     })?;
     content_type(request.headers())?;
     let timeout = service.settings.request_timeout;
@@ -81,7 +84,7 @@ async fn answer(
     // Taken after the body, so that a slow sender does not get yesterday's model.
     let live: Arc<Live> = service
         .live()
-        .ok_or_else(|| Reject::unavailable("no model is loaded, and answering without one is switched off", 5))?;
+        .ok_or_else(|| Reject::no_model("no model is loaded, and answering without one is switched off"))?;
     let work = parse(&body, &live)?;
     let cycles = live
         .predict(&work.numbers, work.count)
@@ -98,17 +101,6 @@ async fn answer(
     let mut response = (work.answer)(&live, &cycles);
     response.headers_mut().insert(MODEL_VERSION, live.header.clone());
     Ok(response)
-}
-
-fn reason(reject: &Reject) -> Refused {
-    match reject.status {
-        StatusCode::PAYLOAD_TOO_LARGE => Refused::TooLarge,
-        StatusCode::REQUEST_TIMEOUT => Refused::Timeout,
-        StatusCode::SERVICE_UNAVAILABLE if reject.reason.starts_with("busy") => Refused::Concurrency,
-        StatusCode::SERVICE_UNAVAILABLE => Refused::NoModel,
-        status if status.is_server_error() => Refused::Failed,
-        _ => Refused::Invalid,
-    }
 }
 
 fn content_type(headers: &HeaderMap) -> Result<(), Reject> {

@@ -4,6 +4,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use super::metrics::Refused;
+
 /// Which API the caller speaks; they differ in the name of the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -18,13 +20,21 @@ pub enum Dialect {
 pub struct Reject {
     pub status: StatusCode,
     pub reason: String,
+    /// What it is counted as.
+    pub why: Refused,
     /// Seconds after which the same request may succeed.
     pub retry_after: Option<u64>,
 }
 
 impl Reject {
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        Self { status, reason: reason.into(), retry_after: None }
+        let why = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => Refused::TooLarge,
+            StatusCode::REQUEST_TIMEOUT => Refused::Timeout,
+            status if status.is_server_error() => Refused::Failed,
+            _ => Refused::Invalid,
+        };
+        Self { status, reason: reason.into(), why, retry_after: None }
     }
 
     /// The request as a whole makes no sense.
@@ -41,8 +51,16 @@ impl Reject {
         Self::new(StatusCode::NOT_FOUND, reason)
     }
 
-    pub fn unavailable(reason: impl Into<String>, retry_after: u64) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, reason: reason.into(), retry_after: Some(retry_after) }
+    /// Too much work at once: a moment later there may be room.
+    pub fn busy(reason: impl Into<String>) -> Self {
+        let reject = Self::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+        Self { why: Refused::Concurrency, retry_after: Some(1), ..reject }
+    }
+
+    /// There is nothing to answer with yet; the directory is looked at every few seconds.
+    pub fn no_model(reason: impl Into<String>) -> Self {
+        let reject = Self::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+        Self { why: Refused::NoModel, retry_after: Some(5), ..reject }
     }
 
     pub fn into_response(self, dialect: Dialect) -> Response<Body> {
@@ -53,6 +71,9 @@ impl Reject {
         let mut response = json(self.status, &body);
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == StatusCode::PAYLOAD_TOO_LARGE || self.status == StatusCode::REQUEST_TIMEOUT {
             // The rest of the body is not read, so the connection cannot serve another request.

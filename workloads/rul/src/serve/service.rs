@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::live::{Live, LoadError, fingerprint};
+use super::directory::{LoadError, fingerprint};
+use super::live::Live;
 use super::log;
 use super::metrics::{Gauges, Metrics, Reload};
 use super::recent::Recent;
@@ -129,8 +130,8 @@ impl Service {
         if source.refused.as_ref() == Some(&content) {
             return Checked::Failed(source.error.clone().unwrap_or_default());
         }
-        let loaded = Live::load(dir, &self.settings.model_name, self.settings.require_golden, &self.metrics)
-            .and_then(|next| same_shape(current.as_deref(), next));
+        let keep = current.as_ref().filter(|live| !live.is_stub()).map(|live| live.shape);
+        let loaded = Live::load(dir, &self.settings.model_name, self.settings.require_golden, keep, &self.metrics);
         match loaded {
             Ok(next) => {
                 source.error = None;
@@ -151,7 +152,11 @@ impl Service {
                 );
                 Checked::Loaded
             }
-            Err(error) => self.failed(&mut source, Some(content), &error, started),
+            Err(error) => {
+                // Only content that stood still was judged; what was being written gets another turn.
+                let stable = fingerprint(dir).is_ok_and(|now| now == content);
+                self.failed(&mut source, stable.then_some(content), &error, started)
+            }
         }
     }
 
@@ -167,9 +172,7 @@ impl Service {
             let keeps = self.live().map(|live| live.description.version.clone());
             log::warn("model_not_loaded", json!({ "reason": reason, "still_serving": keeps }));
         }
-        if matches!(result, Reload::Rejected) {
-            source.refused = content;
-        }
+        source.refused = content;
         source.error = Some(reason.clone());
         Checked::Failed(reason)
     }
@@ -188,17 +191,5 @@ impl Service {
             sha256: description.and_then(|d| d.sha256.as_deref()).unwrap_or_default(),
             loaded_at: description.map_or(0.0, |d| d.loaded_unix),
         })
-    }
-}
-
-/// Clients were built for one shape of window: a running service does not change it under them.
-fn same_shape(current: Option<&Live>, next: Live) -> Result<Live, LoadError> {
-    match current {
-        Some(current) if !current.is_stub() && current.shape != next.shape => Err(LoadError::Refused(format!(
-            "version {} takes windows of {} x {}, the one being served {} x {}; restart the service to change \
-             the shape",
-            next.version, next.shape.window, next.shape.features, current.shape.window, current.shape.features
-        ))),
-        _ => Ok(next),
     }
 }

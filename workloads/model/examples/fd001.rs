@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "floor" => options.schedule = Schedule::Cosine { floor: value.parse()? },
             "dropout" => options.dropout = value.parse()?,
             "noise" => options.input_noise = value.parse()?,
+            "offset" => options.input_offset = value.parse()?,
             "decay" => options.weight_decay = value.parse()?,
             "clip" => options.clip_norm = value.parse()?,
             "average" => options.average = value.parse()?,

@@ -30,6 +30,13 @@ pub(super) fn fill(
         let inputs = &mut shard.inputs[..rows * data.size()];
         inputs.iter_mut().for_each(|x| *x += options.input_noise * gaussian(rng));
     }
+    if options.input_offset > 0.0 {
+        for at in 0..rows * features {
+            let offset = options.input_offset * gaussian(rng);
+            let all = shard.inputs[..rows * data.size()].iter_mut();
+            all.skip(at).step_by(rows * features).for_each(|x| *x += offset);
+        }
+    }
     let keep = 1.0 - options.dropout;
     for mask in shard.masks() {
         mask.iter_mut()

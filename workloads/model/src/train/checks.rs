@@ -65,6 +65,7 @@ impl Options {
             ("clip_norm", self.clip_norm, positive),
             ("dropout", self.dropout, 0.0..=0.9),
             ("input_noise", self.input_noise, 0.0..=f32::MAX),
+            ("input_offset", self.input_offset, 0.0..=f32::MAX),
             ("weight_decay", self.weight_decay, 0.0..=f32::MAX),
             ("average", self.average, 0.0..=0.999_999),
             ("the schedule's floor", floor, 0.0..=1.0),

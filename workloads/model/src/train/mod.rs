@@ -49,6 +49,9 @@ pub struct Options {
     pub dropout: f32,
     /// Standard deviation of Gaussian noise added to scaled inputs.
     pub input_noise: f32,
+    /// Standard deviation of an offset added to a scaled feature, the same over a whole window: as if
+    /// it came from an engine with another healthy level.
+    pub input_offset: f32,
     /// Decoupled (AdamW), on weights, not on biases.
     pub weight_decay: f32,
     /// Largest norm of a step's gradient.
@@ -107,6 +110,7 @@ impl Default for Options {
             schedule: Schedule::Cosine { floor: 0.05 },
             dropout: 0.2,
             input_noise: 0.0,
+            input_offset: 0.0,
             weight_decay: 0.0,
             clip_norm: 1.0,
             average: 0.0,

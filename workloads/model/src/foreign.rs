@@ -137,3 +137,40 @@ impl Foreign {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::testing::{network, windows};
+    use crate::{Backend, Error, Model, onnx};
+
+    /// Our graph with its first node turned from a difference into a sum is no longer ours, but it is
+    /// ours with the means negated.
+    #[test]
+    fn another_graph_predicts_what_it_says() {
+        let network = network(40, 7, 3, &[6, 5]);
+        let mut bytes = onnx::write(&network, &onnx::Labels::default()).unwrap();
+        let at = bytes.windows(3).position(|w| w == b"Sub").unwrap();
+        bytes[at..at + 3].copy_from_slice(b"Add");
+        let model = Model::from_onnx(&bytes).unwrap();
+        assert_eq!(model.backend(), Backend::Rten);
+        assert_eq!((model.window(), model.features()), (7, 3));
+        let mut same = network.clone();
+        same.scaler.mean.iter_mut().for_each(|m| *m = -*m);
+        let input = windows(41, &same, 11);
+        let want = Model::new(same).unwrap().predict_all(&input).unwrap();
+        for (a, b) in model.predict_all(&input).unwrap().iter().zip(want) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_graph_that_cannot_run_is_refused() {
+        let mut bytes = onnx::write(&network(42, 7, 3, &[6]), &onnx::Labels::default()).unwrap();
+        let at = bytes.windows(4).position(|w| w == b"Clip").unwrap();
+        bytes[at..at + 4].copy_from_slice(b"Clop");
+        let error = Model::from_onnx(&bytes).unwrap_err();
+        assert!(matches!(error, Error::Runtime { .. }), "{error}");
+    }
+}

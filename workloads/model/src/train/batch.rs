@@ -31,10 +31,12 @@ pub(super) fn fill(
         inputs.iter_mut().for_each(|x| *x += options.input_noise * gaussian(rng));
     }
     if options.input_offset > 0.0 {
-        for at in 0..rows * features {
-            let offset = options.input_offset * gaussian(rng);
-            let all = shard.inputs[..rows * data.size()].iter_mut();
-            all.skip(at).step_by(rows * features).for_each(|x| *x += offset);
+        let offsets: Vec<f32> = (0..rows * features)
+            .map(|_| options.input_offset * gaussian(rng))
+            .collect();
+        let inputs = &mut shard.inputs[..rows * data.size()];
+        for step in inputs.chunks_exact_mut(rows * features) {
+            step.iter_mut().zip(&offsets).for_each(|(x, o)| *x += o);
         }
     }
     let keep = 1.0 - options.dropout;

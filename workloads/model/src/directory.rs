@@ -74,11 +74,10 @@ impl Model {
     pub fn load_dir(dir: &Path) -> Result<(Self, Manifest), Error> {
         let manifest_path = dir.join(MANIFEST_FILE);
         let text = std::fs::read(&manifest_path).map_err(|e| Error::io(&manifest_path, e))?;
-        let manifest: Manifest =
-            serde_json::from_slice(&text).map_err(|e| Error::Directory {
-                path: manifest_path.clone(),
-                reason: e.to_string(),
-            })?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::Directory {
+            path: manifest_path.clone(),
+            reason: e.to_string(),
+        })?;
         let path = dir.join(MODEL_FILE);
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
@@ -155,7 +154,10 @@ mod tests {
         assert_eq!(manifest, written);
         assert_eq!((manifest.window, manifest.cap), (6, Some(125.0)));
         assert_eq!(model.network(), Some(&network));
-        let mode = std::fs::metadata(dir.join(MODEL_FILE)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.join(MODEL_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o644);
         // Nothing but the two files is left behind.
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
@@ -182,7 +184,12 @@ mod tests {
         assert!(refused(&|m| m.cap = Some(130.0)).contains("clips at 125"));
         assert!(refused(&|m| m.sha256 = "00".into()).contains("sha256"));
         std::fs::write(dir.join(MANIFEST_FILE), b"{\"nmae\": 1}").unwrap();
-        assert!(Model::load_dir(dir).unwrap_err().to_string().contains("nmae"));
+        assert!(
+            Model::load_dir(dir)
+                .unwrap_err()
+                .to_string()
+                .contains("nmae")
+        );
         std::fs::remove_file(dir.join(MANIFEST_FILE)).unwrap();
         assert!(matches!(Model::load_dir(dir), Err(Error::Io { .. })));
     }

@@ -8,8 +8,8 @@ use rten::{Dimension, NodeId, RunOptions, ThreadPool, Value};
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensorView, Tensor};
 
-use crate::model::{Model, Runner};
 use crate::Error;
+use crate::model::{Model, Runner};
 
 /// Numbers in the largest window accepted.
 const MAX_WINDOW_SIZE: usize = 1 << 24;
@@ -60,7 +60,9 @@ pub(crate) fn load(bytes: &[u8], why: &str) -> Result<Model, Error> {
     };
     let shape = model.input_shape(0).unwrap_or_default();
     let [batch, Dimension::Fixed(window), Dimension::Fixed(features)] = shape.as_slice() else {
-        return refuse(format!("its input is {shape:?}, not [batch, window, features]"));
+        return refuse(format!(
+            "its input is {shape:?}, not [batch, window, features]"
+        ));
     };
     let (window, features) = (*window, *features);
     match window.checked_mul(features) {
@@ -130,9 +132,15 @@ impl Foreign {
                 Err(_) => return refuse("its output is not float32"),
             };
             if tensor.len() != out.len() {
-                return refuse(format!("{} numbers for {} windows", tensor.len(), out.len()));
+                return refuse(format!(
+                    "{} numbers for {} windows",
+                    tensor.len(),
+                    out.len()
+                ));
             }
-            out.iter_mut().zip(tensor.iter()).for_each(|(to, y)| *to = *y);
+            out.iter_mut()
+                .zip(tensor.iter())
+                .for_each(|(to, y)| *to = *y);
             Ok(())
         })
     }

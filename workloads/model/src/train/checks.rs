@@ -39,7 +39,10 @@ impl Options {
     fn check(&self) -> Result<(), Error> {
         let bad = |reason: String| Err(Error::invalid("training options", reason));
         if self.hidden.is_empty() || self.hidden.len() > MAX_LAYERS {
-            return bad(format!("{} layers, allowed 1 to {MAX_LAYERS}", self.hidden.len()));
+            return bad(format!(
+                "{} layers, allowed 1 to {MAX_LAYERS}",
+                self.hidden.len()
+            ));
         }
         if let Some(h) = self.hidden.iter().find(|h| **h == 0 || **h > MAX_WIDTH) {
             return bad(format!("{h} units, allowed 1 to {MAX_WIDTH}"));

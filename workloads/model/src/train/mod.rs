@@ -10,7 +10,6 @@ pub use run::train;
 
 use crate::Network;
 
-
 /// Labelled windows, borrowed from the caller.
 #[derive(Debug, Clone, Copy)]
 pub struct Windows<'a> {
@@ -29,7 +28,9 @@ pub struct Windows<'a> {
 pub enum Schedule {
     Constant,
     /// Half a cosine down to `floor x learning_rate` over all epochs.
-    Cosine { floor: f32 },
+    Cosine {
+        floor: f32,
+    },
 }
 
 /// What is trained and how.

@@ -74,11 +74,10 @@ impl Model {
     pub fn load_dir(dir: &Path) -> Result<(Self, Manifest), Error> {
         let manifest_path = dir.join(MANIFEST_FILE);
         let text = std::fs::read(&manifest_path).map_err(|e| Error::io(&manifest_path, e))?;
-        let manifest: Manifest =
-            serde_json::from_slice(&text).map_err(|e| Error::Directory {
-                path: manifest_path.clone(),
-                reason: e.to_string(),
-            })?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::Directory {
+            path: manifest_path.clone(),
+            reason: e.to_string(),
+        })?;
         let path = dir.join(MODEL_FILE);
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
@@ -132,4 +131,81 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
         .map_err(|e| Error::io(&path, e))?;
     file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing::{network, windows};
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|i| format!("s{i}")).collect()
+    }
+
+    #[test]
+    fn a_directory_round_trip() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new/place");
+        let network = network(30, 6, 3, &[9]);
+        let written = Model::save_dir(&dir, &network, "rul", "3", &names(3)).unwrap();
+        let (model, manifest) = Model::load_dir(&dir).unwrap();
+        assert_eq!(manifest, written);
+        assert_eq!((manifest.window, manifest.cap), (6, Some(125.0)));
+        assert_eq!(model.network(), Some(&network));
+        let mode = std::fs::metadata(dir.join(MODEL_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o644);
+        // Nothing but the two files is left behind.
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
+        let input = windows(30, &network, 4);
+        let trained = Model::new(network).unwrap();
+        let difference = crate::verify_export(&dir.join(MODEL_FILE), &trained, &input).unwrap();
+        assert_eq!(difference, 0.0);
+    }
+
+    #[test]
+    fn a_directory_that_contradicts_itself_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let network = network(31, 6, 3, &[9]);
+        let refused = |edit: &dyn Fn(&mut Manifest)| {
+            let mut manifest = Model::save_dir(dir, &network, "rul", "3", &names(3)).unwrap();
+            edit(&mut manifest);
+            let json = serde_json::to_vec(&manifest).unwrap();
+            std::fs::write(dir.join(MANIFEST_FILE), json).unwrap();
+            Model::load_dir(dir).unwrap_err().to_string()
+        };
+        assert!(refused(&|m| m.window = 7).contains("windows of 6"));
+        assert!(refused(&|m| m.features = names(2)).contains("names 2"));
+        assert!(refused(&|m| m.cap = Some(130.0)).contains("clips at 125"));
+        assert!(refused(&|m| m.sha256 = "00".into()).contains("sha256"));
+        std::fs::write(dir.join(MANIFEST_FILE), b"{\"nmae\": 1}").unwrap();
+        assert!(
+            Model::load_dir(dir)
+                .unwrap_err()
+                .to_string()
+                .contains("nmae")
+        );
+        std::fs::remove_file(dir.join(MANIFEST_FILE)).unwrap();
+        assert!(matches!(Model::load_dir(dir), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_file_that_predicts_otherwise_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = network(32, 6, 3, &[9]);
+        let mut other = network.clone();
+        other.bias += 0.01;
+        Model::save_dir(dir.path(), &other, "rul", "3", &[]).unwrap();
+        let path = dir.path().join(MODEL_FILE);
+        let input = windows(32, &network, 40);
+        let model = Model::new(network).unwrap();
+        let error = crate::verify_export(&path, &model, &input).unwrap_err();
+        assert!(matches!(error, Error::Disagrees { .. }), "{error}");
+        assert!(crate::verify_export(&path, &model, &[]).is_err());
+    }
 }

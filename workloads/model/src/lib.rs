@@ -17,9 +17,9 @@ mod kernel;
 mod model;
 mod network;
 pub mod onnx;
-pub mod train;
 #[cfg(test)]
 mod testing;
+pub mod train;
 mod verify;
 
 #[cfg(feature = "rten")]

@@ -22,7 +22,10 @@ pub struct Model {
 
 #[derive(Debug)]
 pub(crate) enum Runner {
-    Native { network: Network, kernel: Kernel },
+    Native {
+        network: Network,
+        kernel: Kernel,
+    },
     #[cfg(feature = "rten")]
     Foreign(crate::foreign::Foreign),
 }

@@ -65,7 +65,11 @@ impl Scaler {
             .map(|(s, m)| {
                 let sd = (s / count).sqrt();
                 // Below the resolution of f32 the spread is rounding, not signal.
-                if sd <= m.abs() * 1e-6 || sd < 1e-12 { 1.0 } else { sd as f32 }
+                if sd <= m.abs() * 1e-6 || sd < 1e-12 {
+                    1.0
+                } else {
+                    sd as f32
+                }
             })
             .collect();
         Ok(Self {
@@ -164,10 +168,16 @@ impl Network {
             return bad(format!("window {}, allowed 1 to {MAX_WINDOW}", self.window));
         }
         if self.scaler.scale.len() != features {
-            return bad(format!("{features} means, {} scales", self.scaler.scale.len()));
+            return bad(format!(
+                "{features} means, {} scales",
+                self.scaler.scale.len()
+            ));
         }
         if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
-            return bad(format!("{} layers, allowed 1 to {MAX_LAYERS}", self.layers.len()));
+            return bad(format!(
+                "{} layers, allowed 1 to {MAX_LAYERS}",
+                self.layers.len()
+            ));
         }
         let mut width = features;
         for (i, l) in self.layers.iter().enumerate() {
@@ -175,7 +185,10 @@ impl Network {
                 return bad(format!("layer {i} takes {} numbers, gets {width}", l.input));
             }
             if l.hidden == 0 || l.hidden > MAX_WIDTH {
-                return bad(format!("layer {i} has {} units, allowed 1 to {MAX_WIDTH}", l.hidden));
+                return bad(format!(
+                    "layer {i} has {} units, allowed 1 to {MAX_WIDTH}",
+                    l.hidden
+                ));
             }
             let gates = 4 * l.hidden;
             for (name, got, want) in [
@@ -190,13 +203,19 @@ impl Network {
             width = l.hidden;
         }
         if self.head.len() != width {
-            return bad(format!("head has {} numbers, needs {width}", self.head.len()));
+            return bad(format!(
+                "head has {} numbers, needs {width}",
+                self.head.len()
+            ));
         }
         if !(self.cap.is_finite() && self.cap > 0.0) {
             return bad(format!("cap {} is not a positive number", self.cap));
         }
         let finite = |xs: &[f32]| xs.iter().all(|x| x.is_finite());
-        let all = self.layers.iter().all(|l| finite(&l.w) && finite(&l.r) && finite(&l.b))
+        let all = self
+            .layers
+            .iter()
+            .all(|l| finite(&l.w) && finite(&l.r) && finite(&l.b))
             && finite(&self.head)
             && finite(&[self.bias])
             && finite(&self.scaler.mean)

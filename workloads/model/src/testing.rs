@@ -4,7 +4,9 @@ use crate::train::rng::Rng;
 use crate::{Lstm, Network, Scaler};
 
 pub(crate) fn uniform(rng: &mut Rng, count: usize, size: f32) -> Vec<f32> {
-    (0..count).map(|_| (rng.unit() * 2.0 - 1.0) * size).collect()
+    (0..count)
+        .map(|_| (rng.unit() * 2.0 - 1.0) * size)
+        .collect()
 }
 
 /// A network with weights large enough to drive the gates into saturation.

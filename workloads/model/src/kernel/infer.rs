@@ -82,8 +82,16 @@ pub(crate) struct Workspace {
 
 impl Plan {
     pub(super) fn new(network: &Network, lanes: usize) -> Self {
-        let layers: Vec<Packed> = network.layers.iter().map(|l| Packed::new(l, lanes)).collect();
-        let stride = layers.iter().map(|l| l.blocks * lanes).max().unwrap_or(lanes);
+        let layers: Vec<Packed> = network
+            .layers
+            .iter()
+            .map(|l| Packed::new(l, lanes))
+            .collect();
+        let stride = layers
+            .iter()
+            .map(|l| l.blocks * lanes)
+            .max()
+            .unwrap_or(lanes);
         let mut head = Buffer::zeros(stride);
         head[..network.head.len()].copy_from_slice(&network.head);
         Self {
@@ -137,7 +145,9 @@ impl Plan {
         let windows = input.chunks_exact(self.window * features);
         for (window, to) in windows.zip(to.chunks_exact_mut(features)) {
             let row = &window[step * features..][..features];
-            for (((to, x), mean), factor) in to.iter_mut().zip(row).zip(&self.mean).zip(&self.factor) {
+            for (((to, x), mean), factor) in
+                to.iter_mut().zip(row).zip(&self.mean).zip(&self.factor)
+            {
                 *to = (x - mean) * factor;
             }
         }
@@ -340,11 +350,21 @@ impl Tile for Block<'_> {
             let mut sums = start::<V, M>(start_at, s.start_row);
             let weights = s.layer.weights.ptr().add(self.block * depth * wide);
             let (input, row, count) = s.input;
-            accumulate::<V, M>(&mut sums, count, (input.add(first * row), row, 1), (weights, wide));
+            accumulate::<V, M>(
+                &mut sums,
+                count,
+                (input.add(first * row), row, 1),
+                (weights, wide),
+            );
             if s.has_hidden {
                 let hidden = s.hidden.add(first * s.stride);
                 let weights = weights.add(s.layer.input * wide);
-                accumulate::<V, M>(&mut sums, s.layer.hidden, (hidden, s.stride, 1), (weights, wide));
+                accumulate::<V, M>(
+                    &mut sums,
+                    s.layer.hidden,
+                    (hidden, s.stride, 1),
+                    (weights, wide),
+                );
             }
             // Through memory on purpose: indexing the tile in a loop would keep it out of registers
             // above, where it matters.

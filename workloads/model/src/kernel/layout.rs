@@ -146,7 +146,10 @@ impl Layout {
         Network {
             window: self.window,
             scaler: scaler.clone(),
-            head: values[self.head..][..last].iter().map(|w| w * cap).collect(),
+            head: values[self.head..][..last]
+                .iter()
+                .map(|w| w * cap)
+                .collect(),
             bias: values[self.bias] * cap,
             layers,
             cap,

@@ -49,7 +49,8 @@ pub(crate) struct Transposed {
 impl Transposed {
     pub(crate) fn update(&mut self, layout: &Layout, values: &[f32]) {
         let tile = 4 * layout.lanes;
-        self.sides.resize_with(layout.layers.len(), Default::default);
+        self.sides
+            .resize_with(layout.layers.len(), Default::default);
         for (index, (place, sides)) in layout.layers.iter().zip(&mut self.sides).enumerate() {
             let gates = place.blocks * tile;
             for (side, buffer) in sides.iter_mut().enumerate() {
@@ -184,13 +185,19 @@ impl Shard {
         let Some((place, kept)) = layout.layers.last().zip(self.layers.last()) else {
             return 0.0;
         };
-        let on = if kept.mask.is_empty() { &kept.states } else { &kept.dropped };
+        let on = if kept.mask.is_empty() {
+            &kept.states
+        } else {
+            &kept.dropped
+        };
         let width = place.blocks * V::LANES;
         let mut loss = 0.0;
         for row in 0..self.rows {
             // SAFETY: the last step's rows and the head are at least `width` numbers, whole vectors.
             unsafe {
-                let h = on.ptr().add(((layout.window - 1) * self.rows + row) * stride);
+                let h = on
+                    .ptr()
+                    .add(((layout.window - 1) * self.rows + row) * stride);
                 let head = values.ptr().add(layout.head);
                 let head_gradient = self.gradient.ptr_mut().add(layout.head);
                 let mut sum = V::splat(0.0);
@@ -234,10 +241,17 @@ impl Shard {
                     self.cell_gradient::<V>(layout, index, step, owed);
                     let gates = place.blocks * 4 * V::LANES;
                     let (given, given_row) = if index == 0 {
-                        (self.inputs.ptr().add(step * rows * layout.features), layout.features)
+                        (
+                            self.inputs.ptr().add(step * rows * layout.features),
+                            layout.features,
+                        )
                     } else {
                         let kept = &self.layers[index - 1];
-                        let on = if kept.mask.is_empty() { &kept.states } else { &kept.dropped };
+                        let on = if kept.mask.is_empty() {
+                            &kept.states
+                        } else {
+                            &kept.dropped
+                        };
                         (on.ptr().add(step * rows * stride), stride)
                     };
                     let mut weights = WeightGradient {
@@ -312,7 +326,10 @@ impl Shard {
                 for row in 0..rows {
                     let at = row * stride + block * V::LANES;
                     let kept_at = step * rows * stride + at;
-                    let kept_gates = kept.gates.ptr().add((step * rows + row) * gates + block * wide);
+                    let kept_gates = kept
+                        .gates
+                        .ptr()
+                        .add((step * rows + row) * gates + block * wide);
                     let [i, o, f, g] = start::<V, 1>(kept_gates, 0)[0];
                     let tanh = V::load(kept.tanh.ptr().add(kept_at));
                     let mut dh = V::load(kept.state_back.ptr().add(at));
@@ -431,7 +448,9 @@ impl Tile for WeightGradient {
         let wide = 4 * V::LANES;
         // SAFETY: incoming numbers `first .. first + M` exist in every row and in the gradient.
         unsafe {
-            let to = self.gradient.add((self.block * self.depth + self.from + first) * wide);
+            let to = self
+                .gradient
+                .add((self.block * self.depth + self.from + first) * wide);
             let mut sums = start::<V, M>(to, wide);
             let (gates, row) = self.gates;
             accumulate::<V, M>(
@@ -481,7 +500,11 @@ impl Tile for InputGradient {
                 (gates.add(first * row), row, 1),
                 (self.weights.add(self.tile * row * wide), wide),
             );
-            store(&sums, self.to.add(first * self.stride + self.tile * wide), self.stride);
+            store(
+                &sums,
+                self.to.add(first * self.stride + self.tile * wide),
+                self.stride,
+            );
         }
     }
 }

@@ -13,8 +13,8 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use infer::Plan;
 pub(crate) use buffer::Buffer;
+use infer::Plan;
 pub(crate) use infer::Workspace;
 pub(crate) use layout::Layout;
 pub(crate) use learn::{Adam, Rates, Shard, Transposed};
@@ -193,7 +193,13 @@ macro_rules! compiled {
 }
 
 compiled!("avx2,fma", x86::Avx2, predict_avx2, learn_avx2, step_avx2);
-compiled!("avx512f", x86::Avx512, predict_avx512, learn_avx512, step_avx512);
+compiled!(
+    "avx512f",
+    x86::Avx512,
+    predict_avx512,
+    learn_avx512,
+    step_avx512
+);
 
 #[cfg(test)]
 mod tests;

@@ -126,7 +126,11 @@ fn loss(network: &Network, masks: &[Vec<f32>], input: &[f32], targets: &[f32]) -
 /// The gradient of every parameter against central differences of the definition.
 #[test]
 fn gradients_agree_with_differences() {
-    for (rows, dropout, hidden) in [(7, false, &[5, 4][..]), (1, true, &[5, 4]), (3, false, &[18])] {
+    for (rows, dropout, hidden) in [
+        (7, false, &[5, 4][..]),
+        (1, true, &[5, 4]),
+        (3, false, &[18]),
+    ] {
         let mut network = network(10, 6, 3, hidden);
         network.scaler = crate::Scaler::identity(3);
         network.head.iter_mut().for_each(|w| *w *= 0.2);
@@ -148,7 +152,9 @@ fn gradients_agree_with_differences() {
             }
             let mut masks = Vec::new();
             for (mask, units) in shard.masks().zip(hidden) {
-                mask.iter_mut().enumerate().for_each(|(i, m)| *m = [1.5, 0.0, 1.2][i % 3]);
+                mask.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, m)| *m = [1.5, 0.0, 1.2][i % 3]);
                 if dropout {
                     masks.push(mask[..*units].to_vec());
                 }
@@ -220,7 +226,10 @@ fn a_gradient_is_the_sum_of_its_parts() {
         let parts = [gradient(0, 11), gradient(11, 11), gradient(22, 10)];
         for (i, want) in whole.iter().enumerate() {
             let got: f32 = parts.iter().map(|p| p[i]).sum();
-            assert!((got - want).abs() < 1e-6, "{set:?} parameter {i}: {got} {want}");
+            assert!(
+                (got - want).abs() < 1e-6,
+                "{set:?} parameter {i}: {got} {want}"
+            );
         }
     }
 }

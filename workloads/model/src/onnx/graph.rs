@@ -76,14 +76,20 @@ fn push<T>(list: &mut Vec<T>, item: T, what: &str) -> Result<(), Error> {
 fn message<'a>(value: Value<'a>, at: Message<'_>, what: &str) -> Result<Message<'a>, Error> {
     match value {
         Value::Bytes(m) => Ok(m),
-        _ => Err(malformed(at.offset, format!("{what} has the wrong wire type"))),
+        _ => Err(malformed(
+            at.offset,
+            format!("{what} has the wrong wire type"),
+        )),
     }
 }
 
 fn integer(value: Value<'_>, at: Message<'_>, what: &str) -> Result<u64, Error> {
     match value {
         Value::Varint(v) => Ok(v),
-        _ => Err(malformed(at.offset, format!("{what} has the wrong wire type"))),
+        _ => Err(malformed(
+            at.offset,
+            format!("{what} has the wrong wire type"),
+        )),
     }
 }
 
@@ -96,8 +102,13 @@ fn integers(
 ) -> Result<(), Error> {
     match value {
         Value::Varint(v) => push(list, v as i64, what),
-        Value::Bytes(packed) => packed.varints().try_for_each(|v| push(list, v? as i64, what)),
-        _ => Err(malformed(at.offset, format!("{what} have the wrong wire type"))),
+        Value::Bytes(packed) => packed
+            .varints()
+            .try_for_each(|v| push(list, v? as i64, what)),
+        _ => Err(malformed(
+            at.offset,
+            format!("{what} have the wrong wire type"),
+        )),
     }
 }
 
@@ -153,9 +164,17 @@ impl<'a> Graph<'a> {
         for field in m.fields() {
             match field? {
                 (1, v) => push(&mut self.nodes, node(message(v, m, "node")?)?, "nodes")?,
-                (5, v) => push(&mut self.tensors, tensor(message(v, m, "initializer")?)?, "tensors")?,
+                (5, v) => push(
+                    &mut self.tensors,
+                    tensor(message(v, m, "initializer")?)?,
+                    "tensors",
+                )?,
                 (11, v) => push(&mut self.inputs, port(message(v, m, "input")?)?, "inputs")?,
-                (12, v) => push(&mut self.outputs, port(message(v, m, "output")?)?, "outputs")?,
+                (12, v) => push(
+                    &mut self.outputs,
+                    port(message(v, m, "output")?)?,
+                    "outputs",
+                )?,
                 _ => {}
             }
         }
@@ -167,8 +186,16 @@ fn node(m: Message<'_>) -> Result<Node<'_>, Error> {
     let mut out = Node::default();
     for field in m.fields() {
         match field? {
-            (1, v) => push(&mut out.inputs, message(v, m, "node input")?.text()?, "node inputs")?,
-            (2, v) => push(&mut out.outputs, message(v, m, "node output")?.text()?, "node outputs")?,
+            (1, v) => push(
+                &mut out.inputs,
+                message(v, m, "node input")?.text()?,
+                "node inputs",
+            )?,
+            (2, v) => push(
+                &mut out.outputs,
+                message(v, m, "node output")?.text()?,
+                "node outputs",
+            )?,
             (4, v) => out.op = message(v, m, "op_type")?.text()?,
             (5, v) => {
                 let parsed = attribute(message(v, m, "attribute")?)?;
@@ -215,7 +242,9 @@ fn tensor(m: Message<'_>) -> Result<Tensor<'_>, Error> {
             (1, v) => integers(&mut dims, v, m, "dims")?,
             (2, v) => kind = integer(v, m, "data_type")?,
             (4, Value::Fixed32(bits)) => floats.push(f32::from_bits(bits)),
-            (4, v) => floats.extend(words::<4>(message(v, m, "float_data")?)?.map(f32::from_le_bytes)),
+            (4, v) => {
+                floats.extend(words::<4>(message(v, m, "float_data")?)?.map(f32::from_le_bytes))
+            }
             (7, Value::Varint(v)) => ints.push(v as i64),
             (7, v) => {
                 for item in message(v, m, "int64_data")?.varints() {
@@ -235,7 +264,10 @@ fn tensor(m: Message<'_>) -> Result<Tensor<'_>, Error> {
             shape.push(d);
             count.checked_mul(d)
         }) else {
-            return Err(malformed(m.offset, format!("tensor {name:?}: dimension {d} is impossible")));
+            return Err(malformed(
+                m.offset,
+                format!("tensor {name:?}: dimension {d} is impossible"),
+            ));
         };
         count = total;
     }

@@ -28,3 +28,6 @@ pub struct Parsed {
     pub network: Network,
     pub labels: Labels,
 }
+
+#[cfg(test)]
+mod tests;

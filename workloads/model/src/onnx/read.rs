@@ -56,13 +56,19 @@ struct Walk<'g, 'a> {
 impl<'g, 'a> Walk<'g, 'a> {
     fn start(graph: &'g Graph<'a>) -> Result<Self, Error> {
         if graph.opset < OLDEST_OPSET {
-            return foreign(format!("opset {}, needs {OLDEST_OPSET} or later", graph.opset));
+            return foreign(format!(
+                "opset {}, needs {OLDEST_OPSET} or later",
+                graph.opset
+            ));
         }
         let [input] = graph.inputs.as_slice() else {
             return foreign(format!("{} inputs", graph.inputs.len()));
         };
         let [_, Some(window), Some(features)] = input.dims[..] else {
-            return foreign(format!("input {:?} is not [batch, window, features]", input.name));
+            return foreign(format!(
+                "input {:?} is not [batch, window, features]",
+                input.name
+            ));
         };
         if input.element != FLOAT {
             return foreign("its input is not float32");

@@ -111,7 +111,12 @@ impl<'a> Fields<'a> {
                 word.copy_from_slice(four.bytes);
                 Value::Fixed32(u32::from_le_bytes(word))
             }
-            other => return Err(malformed(start, format!("wire type {other} is not used by ONNX"))),
+            other => {
+                return Err(malformed(
+                    start,
+                    format!("wire type {other} is not used by ONNX"),
+                ));
+            }
         };
         Ok((number, value))
     }

@@ -45,7 +45,10 @@ fn graph(network: &Network) -> Writer {
     let mut g = Writer::default()
         .message(1, node("Sub", &["input", "mean"], &["centred"]))
         .message(1, node("Div", &["centred", "scale"], &["scaled"]))
-        .message(1, node("Transpose", &["scaled"], &["steps0"]).message(5, ints("perm", &[1, 0, 2])));
+        .message(
+            1,
+            node("Transpose", &["scaled"], &["steps0"]).message(5, ints("perm", &[1, 0, 2])),
+        );
     for (i, layer) in network.layers.iter().enumerate() {
         let name = |what: &str| format!("{what}{i}");
         let inputs = [name("steps"), name("w"), name("r"), name("b")];
@@ -106,7 +109,10 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> Writer {
 }
 
 fn int(name: &str, value: i64) -> Writer {
-    Writer::default().text(1, name).int(3, value).int(20, TYPE_INT)
+    Writer::default()
+        .text(1, name)
+        .int(3, value)
+        .int(20, TYPE_INT)
 }
 
 fn ints(name: &str, values: &[i64]) -> Writer {
@@ -136,9 +142,11 @@ fn axis(name: &str, value: i64) -> Writer {
 /// A float tensor with a free batch dimension in front.
 fn port(name: &str, dims: &[usize]) -> Writer {
     let batch = Writer::default().text(2, "batch");
-    let shape = dims.iter().fold(Writer::default().message(1, batch), |s, d| {
-        s.message(1, Writer::default().int(1, *d as i64))
-    });
+    let shape = dims
+        .iter()
+        .fold(Writer::default().message(1, batch), |s, d| {
+            s.message(1, Writer::default().int(1, *d as i64))
+        });
     let kind = Writer::default().int(1, FLOAT as i64).message(2, shape);
     Writer::default()
         .text(1, name)

@@ -39,7 +39,10 @@ impl Options {
     fn check(&self) -> Result<(), Error> {
         let bad = |reason: String| Err(Error::invalid("training options", reason));
         if self.hidden.is_empty() || self.hidden.len() > MAX_LAYERS {
-            return bad(format!("{} layers, allowed 1 to {MAX_LAYERS}", self.hidden.len()));
+            return bad(format!(
+                "{} layers, allowed 1 to {MAX_LAYERS}",
+                self.hidden.len()
+            ));
         }
         if let Some(h) = self.hidden.iter().find(|h| **h == 0 || **h > MAX_WIDTH) {
             return bad(format!("{h} units, allowed 1 to {MAX_WIDTH}"));
@@ -65,6 +68,7 @@ impl Options {
             ("clip_norm", self.clip_norm, positive),
             ("dropout", self.dropout, 0.0..=0.9),
             ("input_noise", self.input_noise, 0.0..=f32::MAX),
+            ("input_offset", self.input_offset, 0.0..=f32::MAX),
             ("weight_decay", self.weight_decay, 0.0..=f32::MAX),
             ("average", self.average, 0.0..=0.999_999),
             ("the schedule's floor", floor, 0.0..=1.0),

@@ -10,7 +10,6 @@ pub use run::train;
 
 use crate::Network;
 
-
 /// Labelled windows, borrowed from the caller.
 #[derive(Debug, Clone, Copy)]
 pub struct Windows<'a> {
@@ -29,7 +28,9 @@ pub struct Windows<'a> {
 pub enum Schedule {
     Constant,
     /// Half a cosine down to `floor x learning_rate` over all epochs.
-    Cosine { floor: f32 },
+    Cosine {
+        floor: f32,
+    },
 }
 
 /// What is trained and how.
@@ -49,6 +50,9 @@ pub struct Options {
     pub dropout: f32,
     /// Standard deviation of Gaussian noise added to scaled inputs.
     pub input_noise: f32,
+    /// Standard deviation of an offset added to a scaled feature, the same over a whole window: as if
+    /// it came from an engine with another healthy level.
+    pub input_offset: f32,
     /// Decoupled (AdamW), on weights, not on biases.
     pub weight_decay: f32,
     /// Largest norm of a step's gradient.
@@ -107,6 +111,7 @@ impl Default for Options {
             schedule: Schedule::Cosine { floor: 0.05 },
             dropout: 0.2,
             input_noise: 0.0,
+            input_offset: 0.0,
             weight_decay: 0.0,
             clip_norm: 1.0,
             average: 0.0,

@@ -108,7 +108,9 @@ fn fresh(
         .map(|&hidden| {
             let size = 1.0 / (hidden as f32).sqrt();
             let mut draw = |count: usize| -> Vec<f32> {
-                (0..count).map(|_| (2.0 * rng.unit() - 1.0) * size).collect()
+                (0..count)
+                    .map(|_| (2.0 * rng.unit() - 1.0) * size)
+                    .collect()
             };
             let mut b = vec![0.0; 4 * hidden];
             b[2 * hidden..3 * hidden].fill(1.0);
@@ -124,12 +126,16 @@ fn fresh(
         })
         .collect();
     let size = options.cap / (input as f32).sqrt();
-    let targets = train.iter().map(|i| data.targets[*i].clamp(0.0, options.cap));
+    let targets = train
+        .iter()
+        .map(|i| data.targets[*i].clamp(0.0, options.cap));
     Network {
         window: data.window,
         scaler: scaler.clone(),
         layers,
-        head: (0..input).map(|_| (2.0 * rng.unit() - 1.0) * size).collect(),
+        head: (0..input)
+            .map(|_| (2.0 * rng.unit() - 1.0) * size)
+            .collect(),
         bias: targets.map(f64::from).sum::<f64>() as f32 / train.len() as f32,
         cap: options.cap,
     }
@@ -217,7 +223,11 @@ impl<'a> Run<'a> {
                 *sum += x;
             }
         }
-        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
+        let norm = gradient
+            .iter()
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt() as f32;
         let rates = Rates {
             learning_rate: options.learning_rate * options.schedule.factor(done),
             weight_decay: options.weight_decay,

@@ -26,7 +26,10 @@ pub struct Set {
 pub fn folder() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/cmapss");
     let folder = std::env::var_os("CMAPSS_DIR").map_or(beside, PathBuf::from);
-    folder.join("train_FD001.txt.gz").is_file().then_some(folder)
+    folder
+        .join("train_FD001.txt.gz")
+        .is_file()
+        .then_some(folder)
 }
 
 pub fn engines(path: &Path) -> Result<Vec<Engine>, Box<dyn Error>> {
@@ -34,7 +37,10 @@ pub fn engines(path: &Path) -> Result<Vec<Engine>, Box<dyn Error>> {
     flate2::read::GzDecoder::new(std::fs::File::open(path)?).read_to_string(&mut text)?;
     let mut out: Vec<Engine> = Vec::new();
     for line in text.lines() {
-        let numbers: Vec<f32> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let numbers: Vec<f32> = line
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
         if numbers[1] == 1.0 {
             out.push(Engine { rows: Vec::new() });
         }

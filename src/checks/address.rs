@@ -23,17 +23,10 @@ impl TryFrom<String> for ServiceName {
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.split_once('/') {
-            Some((namespace, name))
-                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
-            {
-                Ok(Self {
-                    namespace: namespace.into(),
-                    name: name.into(),
-                })
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self { namespace: namespace.into(), name: name.into() })
             }
-            _ => Err(format!(
-                "{text:?} is no service: write namespace/name, such as mlops/inference"
-            )),
+            _ => Err(format!("{text:?} is no service: write namespace/name, such as mlops/inference")),
         }
     }
 }
@@ -66,10 +59,7 @@ impl JsonSchema for ServiceName {
 
 /// A port, by number or by its name in the Service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "a port: a number up to 65535, or its name in the Service"
-)]
+#[serde(untagged, expecting = "a port: a number up to 65535, or its name in the Service")]
 pub enum Port {
     Number(u16),
     Name(String),
@@ -107,9 +97,7 @@ pub async fn locate(
         Err(unavailable) => return Ok(Err(format!("Kubernetes cannot be asked: {unavailable}"))),
     };
     match ask(&cluster, service).await? {
-        None => Ok(Err(format!(
-            "the Service {service} does not exist or has no cluster address"
-        ))),
+        None => Ok(Err(format!("the Service {service} does not exist or has no cluster address"))),
         Some(found) => Ok(pick(&found, service, port)),
     }
 }
@@ -120,11 +108,7 @@ async fn ask(cluster: &Reader, service: &ServiceName) -> Result<Option<Service>>
     Ok(None)
 }
 
-fn pick(
-    found: &Service,
-    service: &ServiceName,
-    port: Option<&Port>,
-) -> Result<(String, u16), String> {
+fn pick(found: &Service, service: &ServiceName, port: Option<&Port>) -> Result<(String, u16), String> {
     let number = match port {
         None => match found.ports.as_slice() {
             [(_, number)] => Some(*number),
@@ -135,29 +119,25 @@ fn pick(
             .iter()
             .find(|(name, number)| match port {
                 Port::Number(wanted) => wanted == number,
-                Port::Name(wanted) => {
-                    name.as_ref() == Some(wanted) || *wanted == number.to_string()
-                }
+                Port::Name(wanted) => name.as_ref() == Some(wanted) || *wanted == number.to_string(),
             })
             .map(|(_, number)| *number),
     };
-    number
-        .map(|number| (found.ip.clone(), number))
-        .ok_or_else(|| {
-            let has: Vec<String> = found
-                .ports
-                .iter()
-                .map(|(name, number)| match name {
-                    Some(name) => format!("{name} ({number})"),
-                    None => number.to_string(),
-                })
-                .collect();
-            let has = has.join(", ");
-            match port {
-                Some(port) => format!("the Service {service} has no port {port}; it has {has}"),
-                None => format!("the Service {service} has not just one port; choose one of {has}"),
-            }
-        })
+    number.map(|number| (found.ip.clone(), number)).ok_or_else(|| {
+        let has: Vec<String> = found
+            .ports
+            .iter()
+            .map(|(name, number)| match name {
+                Some(name) => format!("{name} ({number})"),
+                None => number.to_string(),
+            })
+            .collect();
+        let has = has.join(", ");
+        match port {
+            Some(port) => format!("the Service {service} has no port {port}; it has {has}"),
+            None => format!("the Service {service} has not just one port; choose one of {has}"),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -180,10 +160,8 @@ mod tests {
 
     #[test]
     fn ports_by_number_by_name_or_the_only_one() {
-        let mut found = Service {
-            ip: "10.43.0.7".into(),
-            ports: vec![(Some("http".into()), 8000), (Some("grpc".into()), 8001)],
-        };
+        let mut found =
+            Service { ip: "10.43.0.7".into(), ports: vec![(Some("http".into()), 8000), (Some("grpc".into()), 8001)] };
         let pick = |found: &Service, port: Option<&str>| {
             let port = port.map(|it| it.parse().map_or(Port::Name(it.into()), Port::Number));
             pick(found, &service(), port.as_ref()).map(|(_, number)| number)
@@ -202,9 +180,6 @@ mod tests {
     #[tokio::test]
     async fn without_a_cluster_the_reason_is_told() {
         let found = locate(&FakeHost::new(), &service(), None).await.unwrap();
-        assert_eq!(
-            found.unwrap_err(),
-            "Kubernetes cannot be asked: a fake host has no cluster"
-        );
+        assert_eq!(found.unwrap_err(), "Kubernetes cannot be asked: a fake host has no cluster");
     }
 }

@@ -37,9 +37,7 @@ impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let command = Self::deserialize(deserializer)?;
         if command.argv.first().is_none_or(String::is_empty) {
-            return Err(D::Error::custom(
-                "`argv` needs at least the name of a program",
-            ));
+            return Err(D::Error::custom("`argv` needs at least the name of a program"));
         }
         Ok(command)
     }
@@ -63,18 +61,12 @@ impl Check for Command {
         let program = &self.argv[0];
         let query = Query::by_author(&self.argv);
         let Ok(answer) = tokio::time::timeout(TIMEOUT, host.query(&query)).await else {
-            return Ok(Verdict::fail(format!(
-                "`{program}` did not end within {} s",
-                TIMEOUT.as_secs()
-            )));
+            return Ok(Verdict::fail(format!("`{program}` did not end within {} s", TIMEOUT.as_secs())));
         };
         let answer = answer?;
         let printed = format!("{}{}", answer.stdout, answer.stderr);
         if answer.status == 127 && self.status != 127 {
-            return Ok(Verdict::fail(format!(
-                "`{program}` is not installed: {}",
-                excerpt(&printed)
-            )));
+            return Ok(Verdict::fail(format!("`{program}` is not installed: {}", excerpt(&printed))));
         }
         if answer.status != self.status {
             return Ok(Verdict::fail(format!(
@@ -85,10 +77,9 @@ impl Check for Command {
             )));
         }
         Ok(match &self.contains {
-            Some(text) if !printed.contains(text) => Verdict::fail(format!(
-                "`{program}` did not print {text:?} but: {}",
-                excerpt(&printed)
-            )),
+            Some(text) if !printed.contains(text) => {
+                Verdict::fail(format!("`{program}` did not print {text:?} but: {}", excerpt(&printed)))
+            }
             Some(text) => Verdict::pass(format!("`{program}` printed {text:?}")),
             None => Verdict::pass(format!("`{program}` ended with status {}", answer.status)),
         })
@@ -103,39 +94,22 @@ mod tests {
 
     async fn verdict(json: &str) -> Verdict {
         let check: Command = serde_json::from_str(json).unwrap();
-        let host = FakeHost::new()
-            .answer(&["good"], ok("all\nis well\n"))
-            .answer(&["bad"], failed(3, "broken\n"));
+        let host = FakeHost::new().answer(&["good"], ok("all\nis well\n")).answer(&["bad"], failed(3, "broken\n"));
         check.run(&host).await.unwrap()
     }
 
     #[tokio::test]
     async fn status_and_output_are_judged() {
         for (json, expected) in [
-            (
-                r#"{"argv": ["good"]}"#,
-                Verdict::pass("`good` ended with status 0"),
-            ),
-            (
-                r#"{"argv": ["good", "x"], "contains": "is well"}"#,
-                Verdict::pass("`good` printed \"is well\""),
-            ),
+            (r#"{"argv": ["good"]}"#, Verdict::pass("`good` ended with status 0")),
+            (r#"{"argv": ["good", "x"], "contains": "is well"}"#, Verdict::pass("`good` printed \"is well\"")),
             (
                 r#"{"argv": ["good"], "contains": "ill"}"#,
                 Verdict::fail("`good` did not print \"ill\" but: all is well"),
             ),
-            (
-                r#"{"argv": ["bad"], "status": 3}"#,
-                Verdict::pass("`bad` ended with status 3"),
-            ),
-            (
-                r#"{"argv": ["bad"]}"#,
-                Verdict::fail("`bad` ended with status 3, expected 0: broken"),
-            ),
-            (
-                r#"{"argv": ["none"]}"#,
-                Verdict::fail("`none` is not installed: command not found"),
-            ),
+            (r#"{"argv": ["bad"], "status": 3}"#, Verdict::pass("`bad` ended with status 3")),
+            (r#"{"argv": ["bad"]}"#, Verdict::fail("`bad` ended with status 3, expected 0: broken")),
+            (r#"{"argv": ["none"]}"#, Verdict::fail("`none` is not installed: command not found")),
         ] {
             assert_eq!(verdict(json).await, expected);
         }
@@ -144,10 +118,6 @@ mod tests {
     #[test]
     fn a_program_must_be_named() {
         let error = serde_json::from_str::<Command>(r#"{"argv": []}"#).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("needs at least the name of a program")
-        );
+        assert!(error.to_string().contains("needs at least the name of a program"));
     }
 }

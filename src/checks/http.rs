@@ -96,11 +96,7 @@ struct Condition {
     /// Where: a JSON Pointer, such as `/data/0/name`.
     pointer: String,
     /// What must be there. Without it, only that something is there.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "also_null"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "also_null")]
     #[schemars(with = "Value")]
     equals: Option<Value>,
 }
@@ -133,27 +129,18 @@ impl Http {
                     return Err(format!("{:?} is neither http nor https", shown(&url)));
                 }
                 if self.port.is_some() || self.path.is_some() {
-                    return Err(
-                        "`port` and `path` belong to a `service`; a `url` holds them".into(),
-                    );
+                    return Err("`port` and `path` belong to a `service`; a `url` holds them".into());
                 }
             }
             (None, Some(_)) => {}
             _ => return Err("needs one of `url` and `service`".into()),
         }
-        if self
-            .path
-            .as_ref()
-            .is_some_and(|path| !path.starts_with('/'))
-        {
+        if self.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
             return Err("`path` must begin with `/`".into());
         }
         for condition in self.conditions() {
             if !condition.pointer.is_empty() && !condition.pointer.starts_with('/') {
-                return Err(format!(
-                    "the pointer {:?} must begin with `/`",
-                    condition.pointer
-                ));
+                return Err(format!("the pointer {:?} must begin with `/`", condition.pointer));
             }
         }
         self.parsed_method()?;
@@ -166,10 +153,7 @@ impl Http {
         let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
         match Method::from_bytes(method.as_bytes()) {
             Ok(parsed) if known.contains(&method) => Ok(parsed),
-            _ => Err(format!(
-                "the method {method:?} is none of {}",
-                known.join(", ")
-            )),
+            _ => Err(format!("the method {method:?} is none of {}", known.join(", "))),
         }
     }
 
@@ -196,11 +180,7 @@ impl Http {
             Err(reason) => Err(reason),
             Ok((ip, port)) => {
                 // An IPv6 address stands in brackets.
-                let ip = if ip.contains(':') {
-                    format!("[{ip}]")
-                } else {
-                    ip
-                };
+                let ip = if ip.contains(':') { format!("[{ip}]") } else { ip };
                 let path = self.path.as_deref().unwrap_or("/");
                 Ok(Url::parse(&format!("http://{ip}:{port}{path}"))?)
             }
@@ -222,11 +202,7 @@ impl Http {
             Some(Value::String(text)) => request.body(text.clone()),
             Some(value) => {
                 let request = request.body(value.to_string());
-                if typed {
-                    request
-                } else {
-                    request.header(CONTENT_TYPE, "application/json")
-                }
+                if typed { request } else { request.header(CONTENT_TYPE, "application/json") }
             }
         };
         let mut response = match request.send().await {
@@ -240,10 +216,7 @@ impl Http {
                 Ok(Some(chunk)) if body.len() < LARGEST_BODY => body.extend_from_slice(&chunk),
                 Ok(_) => break,
                 Err(error) => {
-                    return Ok(Verdict::fail(format!(
-                        "{asked} answered {status}, then broke off: {}",
-                        reason(error)
-                    )));
+                    return Ok(Verdict::fail(format!("{asked} answered {status}, then broke off: {}", reason(error))));
                 }
             }
         }
@@ -252,12 +225,7 @@ impl Http {
 
     fn judge(&self, asked: &str, status: u16, body: &str) -> Verdict {
         let expected = self.status.as_ref().map_or(&[200][..], OneOrMany::as_slice);
-        let fail = |what: String| {
-            Verdict::fail(format!(
-                "{asked} answered {status}{what}: {}",
-                excerpt(body)
-            ))
-        };
+        let fail = |what: String| Verdict::fail(format!("{asked} answered {status}{what}: {}", excerpt(body)));
         if !expected.contains(&status) {
             let expected: Vec<String> = expected.iter().map(u16::to_string).collect();
             return fail(format!(", expected {}", expected.join(" or ")));
@@ -290,13 +258,9 @@ impl Http {
 fn equal(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
-        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b)))
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b)))
         }
         _ => found == expected,
     }
@@ -329,13 +293,8 @@ fn reason(error: reqwest::Error) -> String {
 
 /// Never by a proxy, and every probe by a connection of its own: what is proved is this host and now.
 fn client() -> Result<&'static Client> {
-    static CLIENT: LazyLock<reqwest::Result<Client>> = LazyLock::new(|| {
-        http_client()
-            .timeout(TIMEOUT)
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .build()
-    });
+    static CLIENT: LazyLock<reqwest::Result<Client>> =
+        LazyLock::new(|| http_client().timeout(TIMEOUT).no_proxy().pool_max_idle_per_host(0).build());
     CLIENT.as_ref().context("cannot start an HTTP client")
 }
 
@@ -345,10 +304,7 @@ impl Check for Http {
 
     fn name(&self) -> String {
         let method = self.method.as_deref().unwrap_or("GET");
-        let port = self
-            .port
-            .as_ref()
-            .map_or_else(String::new, |port| format!(":{port}"));
+        let port = self.port.as_ref().map_or_else(String::new, |port| format!(":{port}"));
         match (&self.service, &self.url) {
             (Some(service), _) => {
                 let path = self.path.as_deref().unwrap_or("/");
@@ -367,11 +323,7 @@ impl Check for Http {
         // The cluster is asked before, which takes time, too.
         match tokio::time::timeout(TIMEOUT + Duration::from_secs(1), self.probe(host)).await {
             Ok(verdict) => verdict,
-            Err(_) => Ok(Verdict::fail(format!(
-                "{}: no answer within {} s",
-                self.name(),
-                TIMEOUT.as_secs() + 1
-            ))),
+            Err(_) => Ok(Verdict::fail(format!("{}: no answer within {} s", self.name(), TIMEOUT.as_secs() + 1))),
         }
     }
 }

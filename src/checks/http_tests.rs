@@ -16,29 +16,14 @@ fn check(spec: Value) -> Http {
 async fn server() -> String {
     let app = axum::Router::new()
         .route("/ok", get(|| async { "all\nis well" }))
-        .route(
-            "/busy",
-            get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "x".repeat(500)) }),
-        )
-        .route(
-            "/json",
-            get(|| async { r#"{"is_stub": true, "n": 1.0, "list": [{"a": null}]}"# }),
-        )
+        .route("/busy", get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "x".repeat(500)) }))
+        .route("/json", get(|| async { r#"{"is_stub": true, "n": 1.0, "list": [{"a": null}]}"# }))
         .route(
             "/echo",
             post(|headers: HeaderMap, body: Bytes| async move {
-                let header = |name: &str| {
-                    headers
-                        .get(name)
-                        .map_or("-", |it| it.to_str().unwrap())
-                        .to_owned()
-                };
+                let header = |name: &str| headers.get(name).map_or("-", |it| it.to_str().unwrap()).to_owned();
                 let body = String::from_utf8_lossy(&body).into_owned();
-                format!(
-                    "{} {} {body}",
-                    header("content-type"),
-                    header("authorization")
-                )
+                format!("{} {} {body}", header("content-type"), header("authorization"))
             }),
         );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -69,10 +54,7 @@ async fn what_is_promised_passes() {
         let verdict = verdict(spec.clone()).await;
         assert_eq!(verdict.status, Status::Pass, "{spec}: {}", verdict.detail);
     }
-    assert_eq!(
-        verdict(json!({"url": "/ok"})).await.detail,
-        "GET /ok answered 200"
-    );
+    assert_eq!(verdict(json!({"url": "/ok"})).await.detail, "GET /ok answered 200");
 }
 
 #[tokio::test]
@@ -80,18 +62,9 @@ async fn what_is_broken_is_told_in_one_line() {
     let x = "x".repeat(200);
     let stub = r#"{"is_stub": true, "n": 1.0, "list": [{"a": null}]}"#;
     for (spec, expected) in [
-        (
-            json!({"url": "/busy"}),
-            format!("GET /busy answered 503, expected 200: {x}…"),
-        ),
-        (
-            json!({"url": "/missing?token=abc"}),
-            "GET /missing answered 404, expected 200: (empty)".to_owned(),
-        ),
-        (
-            json!({"url": "/ok", "contains": "ill"}),
-            "GET /ok answered 200 without \"ill\": all is well".to_owned(),
-        ),
+        (json!({"url": "/busy"}), format!("GET /busy answered 503, expected 200: {x}…")),
+        (json!({"url": "/missing?token=abc"}), "GET /missing answered 404, expected 200: (empty)".to_owned()),
+        (json!({"url": "/ok", "contains": "ill"}), "GET /ok answered 200 without \"ill\": all is well".to_owned()),
         (
             json!({"url": "/ok", "json": {"pointer": "/a"}}),
             "GET /ok answered 200, which is not JSON: all is well".to_owned(),
@@ -126,16 +99,8 @@ async fn no_answer_is_a_failure_with_the_reason() {
     assert_eq!(http.name(), "GET http://127.0.0.1:1/x");
     let verdict = http.run(&FakeHost::new()).await.unwrap();
     assert_eq!(verdict.status, Status::Fail);
-    assert!(
-        verdict.detail.starts_with("GET http://127.0.0.1:1/x: "),
-        "{}",
-        verdict.detail
-    );
-    assert!(
-        verdict.detail.contains("onnection refused"),
-        "{}",
-        verdict.detail
-    );
+    assert!(verdict.detail.starts_with("GET http://127.0.0.1:1/x: "), "{}", verdict.detail);
+    assert!(verdict.detail.contains("onnection refused"), "{}", verdict.detail);
 }
 
 #[tokio::test]
@@ -143,15 +108,9 @@ async fn a_silent_server_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let start = std::time::Instant::now();
-    let verdict = check(json!({"url": url}))
-        .run(&FakeHost::new())
-        .await
-        .unwrap();
+    let verdict = check(json!({"url": url})).run(&FakeHost::new()).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(10));
-    assert_eq!(
-        verdict,
-        Verdict::fail(format!("GET {url}: no answer within 8 s"))
-    );
+    assert_eq!(verdict, Verdict::fail(format!("GET {url}: no answer within 8 s")));
 }
 
 #[tokio::test]
@@ -159,10 +118,7 @@ async fn a_service_is_asked_for_in_the_cluster() {
     let http = check(json!({"service": "mlops/inference", "port": 8000, "path": "/readyz"}));
     assert_eq!(http.name(), "GET http://mlops/inference:8000/readyz");
     let verdict = http.run(&FakeHost::new()).await.unwrap();
-    assert_eq!(
-        verdict,
-        Verdict::fail("Kubernetes cannot be asked: a fake host has no cluster")
-    );
+    assert_eq!(verdict, Verdict::fail("Kubernetes cannot be asked: a fake host has no cluster"));
     let again: Http = serde_json::from_value(serde_json::to_value(&http).unwrap()).unwrap();
     assert_eq!(again, http);
 }
@@ -174,46 +130,23 @@ fn specs_that_make_no_sense_are_refused() {
         (json!({"url": "http://a", "service": "b/c"}), "needs one of"),
         (json!({"url": "ftp://a"}), "is neither http nor https"),
         (json!({"url": "nonsense"}), "is no URL"),
-        (
-            json!({"url": "http://a", "path": "/x"}),
-            "belong to a `service`",
-        ),
-        (
-            json!({"service": "a/b", "path": "x"}),
-            "`path` must begin with `/`",
-        ),
-        (
-            json!({"url": "http://a", "method": "get"}),
-            "the method \"get\" is none of GET",
-        ),
-        (
-            json!({"url": "http://a", "header": {"a b": "c"}}),
-            "the header \"a b\"",
-        ),
-        (
-            json!({"url": "http://a", "json": {"pointer": "x"}}),
-            "must begin with `/`",
-        ),
-        (
-            json!({"url": "http://a", "statsu": 200}),
-            "unknown field `statsu`",
-        ),
+        (json!({"url": "http://a", "path": "/x"}), "belong to a `service`"),
+        (json!({"service": "a/b", "path": "x"}), "`path` must begin with `/`"),
+        (json!({"url": "http://a", "method": "get"}), "the method \"get\" is none of GET"),
+        (json!({"url": "http://a", "header": {"a b": "c"}}), "the header \"a b\""),
+        (json!({"url": "http://a", "json": {"pointer": "x"}}), "must begin with `/`"),
+        (json!({"url": "http://a", "statsu": 200}), "unknown field `statsu`"),
     ] {
-        let error = serde_json::from_value::<Http>(spec)
-            .unwrap_err()
-            .to_string();
+        let error = serde_json::from_value::<Http>(spec).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
 }
 
 #[test]
 fn numbers_are_compared_as_numbers_and_null_is_a_value() {
-    for (equals, body, passes) in [
-        (json!(0), "0.0", true),
-        (json!(0), "null", false),
-        (json!(null), "null", true),
-        (json!(null), "0", false),
-    ] {
+    for (equals, body, passes) in
+        [(json!(0), "0.0", true), (json!(0), "null", false), (json!(null), "null", true), (json!(null), "0", false)]
+    {
         let http = check(json!({"url": "http://a", "json": {"pointer": "", "equals": equals}}));
         let http = check(serde_json::to_value(&http).unwrap());
         let passed = http.judge("GET", 200, body).status == Status::Pass;

@@ -48,12 +48,7 @@ impl Check for NodesReady {
         };
         let looked = tokio::try_join!(
             reader.list("v1", "Node", None, ""),
-            reader.list(
-                "coordination.k8s.io/v1",
-                "Lease",
-                Some("kube-node-lease"),
-                ""
-            ),
+            reader.list("coordination.k8s.io/v1", "Lease", Some("kube-node-lease"), ""),
         );
         Ok(match looked {
             Ok((nodes, leases)) => judge(&nodes, &leases, self.count, Timestamp::now()),
@@ -85,10 +80,7 @@ fn judge(nodes: &[Value], leases: &[Value], count: usize, now: Timestamp) -> Ver
 }
 
 fn name_of(object: &Value) -> &str {
-    object
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or("?")
+    object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("?")
 }
 
 fn fault(node: &Value, leases: &[Value], now: Timestamp) -> Option<String> {
@@ -109,9 +101,7 @@ fn fault(node: &Value, leases: &[Value], now: Timestamp) -> Option<String> {
         .and_then(|time| ago(time, now));
     match renewed {
         None => Some("it has never given a sign of life (no lease)".into()),
-        Some(silent) if silent > STALE_AFTER => {
-            Some(format!("no sign of life since {}", since(now, silent)))
-        }
+        Some(silent) if silent > STALE_AFTER => Some(format!("no sign of life since {}", since(now, silent))),
         Some(_) => None,
     }
 }
@@ -143,44 +133,23 @@ mod tests {
     }
 
     fn judged(nodes: &[Value], leases: &[Value], count: usize) -> (Status, String) {
-        let verdict = judge(
-            nodes,
-            leases,
-            count,
-            "2026-11-25T14:02:00Z".parse().unwrap(),
-        );
+        let verdict = judge(nodes, leases, count, "2026-11-25T14:02:00Z".parse().unwrap());
         (verdict.status, verdict.detail)
     }
 
     #[test]
     fn ready_and_alive() {
-        let leases = [
-            lease("a", "2026-11-25T14:01:55.123456Z"),
-            lease("b", "2026-11-25T14:00:59Z"),
-        ];
-        assert_eq!(
-            judged(&[node("a", "True")], &leases, 1),
-            (Status::Pass, "1 of 1 nodes ready (a)".into())
-        );
-        assert_eq!(
-            judged(&[node("a", "True")], &leases, 2),
-            (Status::Fail, "1 of 1 nodes ready, 2 needed".into())
-        );
+        let leases = [lease("a", "2026-11-25T14:01:55.123456Z"), lease("b", "2026-11-25T14:00:59Z")];
+        assert_eq!(judged(&[node("a", "True")], &leases, 1), (Status::Pass, "1 of 1 nodes ready (a)".into()));
+        assert_eq!(judged(&[node("a", "True")], &leases, 2), (Status::Fail, "1 of 1 nodes ready, 2 needed".into()));
         // "Ready" is what the node said last; that it is silent shows in the lease.
         assert_eq!(
             judged(&[node("b", "True")], &leases, 1),
-            (
-                Status::Fail,
-                "0 of 1 nodes ready, 1 needed; node b: no sign of life since 14:00:59 UTC (61 s)"
-                    .into()
-            )
+            (Status::Fail, "0 of 1 nodes ready, 1 needed; node b: no sign of life since 14:00:59 UTC (61 s)".into())
         );
         assert_eq!(
             judged(&[node("a", "True"), node("b", "True")], &leases, 1),
-            (
-                Status::Warn,
-                "1 of 2 nodes ready; node b: no sign of life since 14:00:59 UTC (61 s)".into()
-            )
+            (Status::Warn, "1 of 2 nodes ready; node b: no sign of life since 14:00:59 UTC (61 s)".into())
         );
         assert_eq!(
             judged(&[node("a", "False")], &leases, 1),
@@ -195,10 +164,7 @@ mod tests {
             judged(&[node("c", "True")], &leases, 1).1,
             "0 of 1 nodes ready, 1 needed; node c: it has never given a sign of life (no lease)"
         );
-        assert_eq!(
-            judged(&[], &[], 1),
-            (Status::Fail, "0 of 0 nodes ready, 1 needed".into())
-        );
+        assert_eq!(judged(&[], &[], 1), (Status::Fail, "0 of 0 nodes ready, 1 needed".into()));
     }
 
     #[tokio::test]
@@ -209,10 +175,7 @@ mod tests {
         assert!(verdict.detail.starts_with("k3s is not installed yet"));
 
         let (reader, api) = FixedApi::serve([
-            (
-                "/api/v1/nodes".to_owned(),
-                json!({"items": [node("a", "True")]}),
-            ),
+            ("/api/v1/nodes".to_owned(), json!({"items": [node("a", "True")]})),
             (
                 "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases".to_owned(),
                 json!({"items": [lease("a", &Timestamp::now().to_string())]}),

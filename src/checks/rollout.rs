@@ -35,16 +35,15 @@ pub struct Rollout {
 short_form!(Rollout);
 
 impl ShortForm for Rollout {
-    const EXPECTING: &'static str = "`namespace/deployment/name` (or `statefulset`, `daemonset`), or a mapping with `namespace` and one of these";
+    const EXPECTING: &'static str =
+        "`namespace/deployment/name` (or `statefulset`, `daemonset`), or a mapping with `namespace` and one of these";
 
     fn full<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let check = Self::deserialize(deserializer)?;
         let given = [&check.deployment, &check.statefulset, &check.daemonset];
         match given.iter().filter(|name| name.is_some()).count() {
             1 => Ok(check),
-            _ => Err(serde::de::Error::custom(
-                "give exactly one of `deployment`, `statefulset` and `daemonset`",
-            )),
+            _ => Err(serde::de::Error::custom("give exactly one of `deployment`, `statefulset` and `daemonset`")),
         }
     }
 
@@ -56,12 +55,7 @@ impl ShortForm for Rollout {
         if namespace.is_empty() || name.is_empty() {
             return Err(wrong());
         }
-        let mut check = Self {
-            namespace: namespace.to_owned(),
-            deployment: None,
-            statefulset: None,
-            daemonset: None,
-        };
+        let mut check = Self { namespace: namespace.to_owned(), deployment: None, statefulset: None, daemonset: None };
         let field = match kind.to_lowercase().as_str() {
             "deployment" => &mut check.deployment,
             "statefulset" => &mut check.statefulset,
@@ -75,14 +69,11 @@ impl ShortForm for Rollout {
 
 impl Rollout {
     fn object(&self) -> ObjectRef {
-        let (kind, name) = [
-            ("Deployment", &self.deployment),
-            ("StatefulSet", &self.statefulset),
-            ("DaemonSet", &self.daemonset),
-        ]
-        .into_iter()
-        .find_map(|(kind, name)| Some((kind, name.as_deref()?)))
-        .unwrap_or(("Deployment", ""));
+        let (kind, name) =
+            [("Deployment", &self.deployment), ("StatefulSet", &self.statefulset), ("DaemonSet", &self.daemonset)]
+                .into_iter()
+                .find_map(|(kind, name)| Some((kind, name.as_deref()?)))
+                .unwrap_or(("Deployment", ""));
         ObjectRef::new("apps/v1", kind, Some(&self.namespace), name)
     }
 }
@@ -103,10 +94,9 @@ impl Check for Rollout {
         let object = self.object();
         Ok(match reader.rollout(&object).await {
             Ok(Progress::Ready) => Verdict::pass("all its pods are ready"),
-            Ok(Progress::Waiting(reason)) => Verdict::fail(format!(
-                "{reason}{}",
-                unavailable_since(&reader, &object).await
-            )),
+            Ok(Progress::Waiting(reason)) => {
+                Verdict::fail(format!("{reason}{}", unavailable_since(&reader, &object).await))
+            }
             Ok(Progress::Hopeless(trouble)) => Verdict::fail(trouble.to_string()).terminal(),
             Err(error) => Verdict::fail(error.to_string()),
         })
@@ -124,9 +114,7 @@ async fn unavailable_since(reader: &Reader, object: &ObjectRef) -> String {
         .and_then(|time| time.parse::<Timestamp>().ok());
     let now = Timestamp::now();
     time.and_then(|time| std::time::Duration::try_from(now.duration_since(time)).ok())
-        .map_or_else(String::new, |ago| {
-            format!("; not available since {}", since(now, ago))
-        })
+        .map_or_else(String::new, |ago| format!("; not available since {}", since(now, ago)))
 }
 
 #[cfg(test)]
@@ -141,31 +129,17 @@ mod tests {
     #[test]
     fn forms_and_faults() {
         let parse = |value: Value| serde_json::from_value::<Rollout>(value);
+        assert_eq!(parse(json!("mlops/deployment/inference")).unwrap().name(), "Deployment mlops/inference");
         assert_eq!(
-            parse(json!("mlops/deployment/inference")).unwrap().name(),
-            "Deployment mlops/inference"
-        );
-        assert_eq!(
-            parse(json!({"namespace": "mlops", "statefulset": "postgres"}))
-                .unwrap()
-                .name(),
+            parse(json!({"namespace": "mlops", "statefulset": "postgres"})).unwrap().name(),
             "StatefulSet mlops/postgres"
         );
         for (spec, expected) in [
             (json!({"namespace": "a"}), "give exactly one of"),
-            (
-                json!({"namespace": "a", "deployment": "b", "daemonset": "c"}),
-                "give exactly one of",
-            ),
-            (
-                json!("deployment/inference"),
-                "expected `namespace/deployment/name`",
-            ),
+            (json!({"namespace": "a", "deployment": "b", "daemonset": "c"}), "give exactly one of"),
+            (json!("deployment/inference"), "expected `namespace/deployment/name`"),
             (json!("a/pod/b"), "expected `namespace/deployment/name`"),
-            (
-                json!({"namespace": "a", "deplyoment": "b"}),
-                "unknown field `deplyoment`",
-            ),
+            (json!({"namespace": "a", "deplyoment": "b"}), "unknown field `deplyoment`"),
         ] {
             let error = parse(spec.clone()).unwrap_err().to_string();
             assert!(error.contains(expected), "{spec}: {error}");
@@ -187,10 +161,7 @@ mod tests {
         let (reader, api) = FixedApi::serve([]).await;
         let host = TestHost::new().cluster(reader);
         let check: Rollout = serde_json::from_value(json!("mlops/deployment/inference")).unwrap();
-        assert_eq!(
-            check.run(&host).await.unwrap(),
-            Verdict::fail("it does not exist")
-        );
+        assert_eq!(check.run(&host).await.unwrap(), Verdict::fail("it does not exist"));
 
         api.set(DEPLOYMENT, deployment(1));
         assert_eq!(check.run(&host).await.unwrap().status, Status::Pass);
@@ -203,9 +174,7 @@ mod tests {
         );
         let verdict = check.run(&host).await.unwrap();
         assert!(
-            verdict
-                .detail
-                .starts_with("0 of 1 ready; not available since 2026-01-01 10:00 UTC ("),
+            verdict.detail.starts_with("0 of 1 ready; not available since 2026-01-01 10:00 UTC ("),
             "{}",
             verdict.detail
         );
@@ -216,10 +185,7 @@ mod tests {
                 "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
                 "lastState": {"terminated": {"exitCode": 2}}}]}}]});
         api.set("/api/v1/namespaces/mlops/pods", pods);
-        api.set(
-            "/api/v1/namespaces/mlops/pods/p/log",
-            json!("cannot open the model"),
-        );
+        api.set("/api/v1/namespaces/mlops/pods/p/log", json!("cannot open the model"));
         let verdict = check.run(&host).await.unwrap();
         assert!(verdict.terminal);
         assert_eq!(
@@ -232,9 +198,6 @@ mod tests {
     async fn without_a_cluster_it_fails_with_the_reason() {
         let check: Rollout = serde_json::from_value(json!("mlops/deployment/inference")).unwrap();
         let verdict = check.run(&TestHost::new()).await.unwrap();
-        assert_eq!(
-            verdict.detail,
-            "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)"
-        );
+        assert_eq!(verdict.detail, "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)");
     }
 }

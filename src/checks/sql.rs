@@ -76,9 +76,7 @@ impl Check for Sql {
         let rows = match session.simple_query(&self.query).await {
             Ok(rows) => rows,
             Err(error) => {
-                return Ok(Verdict::fail(
-                    sql_error("the query failed", &error).to_string(),
-                ));
+                return Ok(Verdict::fail(sql_error("the query failed", &error).to_string()));
             }
         };
         let first = rows.iter().find_map(|message| match message {
@@ -86,10 +84,7 @@ impl Check for Sql {
             _ => None,
         });
         let Some(wanted) = self.equals.as_ref().map(as_text) else {
-            return Ok(Verdict::pass(format!(
-                "{} as {} answers",
-                self.database, self.user
-            )));
+            return Ok(Verdict::pass(format!("{} as {} answers", self.database, self.user)));
         };
         Ok(match first {
             Some(Some(found)) if found == wanted => Verdict::pass(format!("answers {wanted}")),
@@ -110,8 +105,7 @@ mod tests {
     use crate::cluster::testing::{Postgres, TestHost};
 
     fn check(changes: &Value) -> Sql {
-        let mut spec =
-            json!({"service": "mlops/postgres", "database": "postgres", "query": "select 1"});
+        let mut spec = json!({"service": "mlops/postgres", "database": "postgres", "query": "select 1"});
         for (key, value) in changes.as_object().unwrap() {
             spec[key] = value.clone();
         }
@@ -133,21 +127,9 @@ mod tests {
             (json!({}), Status::Pass, "postgres as postgres answers"),
             (json!({"equals": 1}), Status::Pass, "answers 1"),
             (json!({"equals": 2}), Status::Fail, "answers 1, not 2"),
-            (
-                json!({"query": "select true", "equals": true}),
-                Status::Pass,
-                "answers t",
-            ),
-            (
-                json!({"query": "select null", "equals": 1}),
-                Status::Fail,
-                "answers NULL, not 1",
-            ),
-            (
-                json!({"query": "select 1 where false", "equals": 1}),
-                Status::Fail,
-                "answers no row, not 1",
-            ),
+            (json!({"query": "select true", "equals": true}), Status::Pass, "answers t"),
+            (json!({"query": "select null", "equals": 1}), Status::Fail, "answers NULL, not 1"),
+            (json!({"query": "select 1 where false", "equals": 1}), Status::Fail, "answers no row, not 1"),
             (
                 json!({"query": "select * from runs"}),
                 Status::Fail,
@@ -164,35 +146,22 @@ mod tests {
                 "service mlops/postgres: database \"mlflow\" does not exist\n  hint: declare `postgres_database` \"mlflow\" before it",
             ),
         ] {
-            assert_eq!(
-                verdict(&host, changes.clone()).await,
-                (status, detail.to_owned()),
-                "{changes}"
-            );
+            assert_eq!(verdict(&host, changes.clone()).await, (status, detail.to_owned()), "{changes}");
         }
         let (status, detail) = verdict(&host, json!({"password": "wrong-canary"})).await;
         assert_eq!(status, Status::Fail);
-        assert!(
-            detail.contains("password authentication failed") && !detail.contains("canary"),
-            "{detail}"
-        );
+        assert!(detail.contains("password authentication failed") && !detail.contains("canary"), "{detail}");
 
         drop(server);
         let (status, detail) = verdict(&host, json!({})).await;
         assert_eq!(status, Status::Fail);
-        assert!(
-            detail.starts_with("service mlops/postgres does not answer: Connection refused"),
-            "{detail}"
-        );
+        assert!(detail.starts_with("service mlops/postgres does not answer: Connection refused"), "{detail}");
     }
 
     #[tokio::test]
     async fn without_a_cluster_it_fails_with_the_reason() {
         let (status, detail) = verdict(&TestHost::new(), json!({})).await;
         assert_eq!(status, Status::Fail);
-        assert_eq!(
-            detail,
-            "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)"
-        );
+        assert_eq!(detail, "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)");
     }
 }

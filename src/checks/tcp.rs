@@ -65,10 +65,7 @@ impl Check for Tcp {
     const KIND: &'static str = "tcp";
 
     fn name(&self) -> String {
-        let port = self
-            .port
-            .as_ref()
-            .map_or_else(String::new, |port| format!(":{port}"));
+        let port = self.port.as_ref().map_or_else(String::new, |port| format!(":{port}"));
         match (&self.address, &self.service) {
             (Some(address), _) => format!("TCP {address}{port}"),
             (None, Some(service)) => format!("TCP {service}{port}"),
@@ -94,9 +91,7 @@ impl Check for Tcp {
         let connect = TcpStream::connect((address.as_str(), port));
         Ok(match tokio::time::timeout(TIMEOUT, connect).await {
             Ok(Ok(_)) => Verdict::pass(format!("{address}:{port} accepts connections")),
-            Ok(Err(error)) => Verdict::fail(format!(
-                "{address}:{port} does not accept connections: {error}"
-            )),
+            Ok(Err(error)) => Verdict::fail(format!("{address}:{port} does not accept connections: {error}")),
             Err(_) => Verdict::fail(format!("{address}:{port} did not answer within 5 s")),
         })
     }
@@ -120,18 +115,11 @@ mod tests {
         let check = tcp(serde_json::json!({"address": "127.0.0.1", "port": port.to_string()}));
         assert_eq!(check.name(), format!("TCP 127.0.0.1:{port}"));
         let verdict = check.run(&FakeHost::new()).await.unwrap();
-        assert_eq!(
-            verdict,
-            Verdict::pass(format!("127.0.0.1:{port} accepts connections"))
-        );
+        assert_eq!(verdict, Verdict::pass(format!("127.0.0.1:{port} accepts connections")));
         drop(listener);
         let verdict = check.run(&FakeHost::new()).await.unwrap();
         assert_eq!(verdict.status, Status::Fail);
-        assert!(
-            verdict.detail.contains("onnection refused"),
-            "{}",
-            verdict.detail
-        );
+        assert!(verdict.detail.contains("onnection refused"), "{}", verdict.detail);
     }
 
     #[tokio::test]
@@ -149,15 +137,9 @@ mod tests {
     fn specs_that_make_no_sense_are_refused() {
         for (json, reason) in [
             (r#"{"port": 1}"#, "needs one of `address` and `service`"),
-            (
-                r#"{"address": "a", "service": "b/c", "port": 1}"#,
-                "needs one of",
-            ),
+            (r#"{"address": "a", "service": "b/c", "port": 1}"#, "needs one of"),
             (r#"{"address": "a"}"#, "an `address` needs a `port`"),
-            (
-                r#"{"address": "a", "port": "http"}"#,
-                "\"http\" is no port number",
-            ),
+            (r#"{"address": "a", "port": "http"}"#, "\"http\" is no port number"),
             (r#"{"address": "a", "prot": 1}"#, "unknown field `prot`"),
             (r#"{"service": "x", "port": 1}"#, "\"x\" is no service"),
         ] {

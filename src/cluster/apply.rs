@@ -52,10 +52,7 @@ impl Reader {
         for object in desired {
             looks.push(self.look_at_one(object, takeover, &defined));
         }
-        stream::iter(looks)
-            .buffered(CONCURRENCY)
-            .try_collect()
-            .await
+        stream::iter(looks).buffered(CONCURRENCY).try_collect().await
     }
 
     async fn look_at_one(
@@ -78,12 +75,7 @@ impl Reader {
         Ok(ObjectState { reference, found })
     }
 
-    async fn find(
-        &self,
-        reference: &ObjectRef,
-        desired: &Value,
-        takeover: Takeover,
-    ) -> Result<Found> {
+    async fn find(&self, reference: &ObjectRef, desired: &Value, takeover: Takeover) -> Result<Found> {
         let Some(live) = self.get(reference).await? else {
             // Asked all the same: a spec that the server would refuse is an error of the plan, not of the apply.
             self.apply_as(desired, takeover, true).await?;
@@ -102,9 +94,7 @@ impl Reader {
             return self.patch(desired, true, dry_run).await;
         }
         match self.patch(desired, false, dry_run).await {
-            Err(Error::Conflict(conflict)) if conflict.by_hand() => {
-                self.patch(desired, true, dry_run).await
-            }
+            Err(Error::Conflict(conflict)) if conflict.by_hand() => self.patch(desired, true, dry_run).await,
             other => other,
         }
     }
@@ -116,12 +106,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the server does not answer or refuses; a conflict names the other manager, the fields and the way out.
-    pub async fn apply(
-        &self,
-        host: &dyn WriteHost,
-        desired: &Value,
-        takeover: Takeover,
-    ) -> Result<Value> {
+    pub async fn apply(&self, host: &dyn WriteHost, desired: &Value, takeover: Takeover) -> Result<Value> {
         let reference = reference_of(desired)?;
         self.wait_served(host, &reference).await?;
         if let Some(live) = self.reader().get(&reference).await?
@@ -141,15 +126,10 @@ impl Writer {
     pub async fn delete(&self, host: &dyn WriteHost, object: &ObjectRef) -> Result<()> {
         let reader = self.reader();
         let (url, _) = reader.url(object).await?;
-        let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
-            ..DeleteParams::default()
-        };
+        let params =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         let request = built(Request::new(url).delete(&object.name, &params))?;
-        match reader
-            .send(object, reader.client().request::<Value>(request))
-            .await
-        {
+        match reader.send(object, reader.client().request::<Value>(request)).await {
             Ok(_) | Err(Error::Rejected { code: 404, .. }) => {}
             Err(error) => return Err(error),
         }
@@ -162,9 +142,7 @@ impl Writer {
         let started = tokio::time::Instant::now();
         while let Some(live) = self.reader().get(object).await? {
             if started.elapsed() > DELETE_TIMEOUT {
-                let finalizers = live
-                    .pointer("/metadata/finalizers")
-                    .map_or_else(|| "none".into(), Value::to_string);
+                let finalizers = live.pointer("/metadata/finalizers").map_or_else(|| "none".into(), Value::to_string);
                 return Err(Error::Rejected {
                     object: object.to_string(),
                     code: 409,
@@ -184,17 +162,10 @@ impl Writer {
     async fn wait_served(&self, host: &dyn WriteHost, object: &ObjectRef) -> Result<()> {
         let started = tokio::time::Instant::now();
         loop {
-            match self
-                .reader()
-                .resource(&object.api_version, &object.kind)
-                .await
-            {
+            match self.reader().resource(&object.api_version, &object.kind).await {
                 Ok(_) => return Ok(()),
                 Err(Error::UnknownKind { .. }) if started.elapsed() < SERVE_TIMEOUT => {
-                    host.progress(&format!(
-                        "waiting for the kind {} to be served",
-                        object.kind
-                    ));
+                    host.progress(&format!("waiting for the kind {} to be served", object.kind));
                     host.sleep(POLL).await;
                 }
                 Err(error) => return Err(error),
@@ -207,11 +178,7 @@ impl Writer {
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn unwanted(
-    reader: &Reader,
-    manifest: &str,
-    desired: &[ObjectRef],
-) -> Result<Vec<ObjectState>> {
+pub async fn unwanted(reader: &Reader, manifest: &str, desired: &[ObjectRef]) -> Result<Vec<ObjectState>> {
     let mut unwanted = Vec::new();
     for object in reader.owned_by(manifest).await? {
         if desired.iter().any(|wanted| wanted.is_same_object(&object)) || owned::is_kept(&object) {
@@ -226,10 +193,7 @@ pub async fn unwanted(
             .and_then(|labels| labels.get(owned::MANIFEST_LABEL))
             .and_then(Value::as_str);
         if labelled == Some(manifest) && live.pointer("/metadata/deletionTimestamp").is_none() {
-            unwanted.push(ObjectState {
-                reference: object,
-                found: Found::Unwanted,
-            });
+            unwanted.push(ObjectState { reference: object, found: Found::Unwanted });
         }
     }
     Ok(unwanted)
@@ -248,9 +212,7 @@ pub fn rank(object: &ObjectRef) -> u8 {
 fn defined_kinds(objects: &[Value]) -> Vec<(String, String)> {
     objects
         .iter()
-        .filter(|object| {
-            object.get("kind").and_then(Value::as_str) == Some("CustomResourceDefinition")
-        })
+        .filter(|object| object.get("kind").and_then(Value::as_str) == Some("CustomResourceDefinition"))
         .filter_map(|object| {
             let text = |pointer: &str| object.pointer(pointer)?.as_str().map(str::to_owned);
             Some((text("/spec/group")?, text("/spec/names/kind")?))

@@ -67,13 +67,7 @@ pub fn diff_of(states: &[ObjectState]) -> Diff {
 pub fn changed_fields(before: &Value, after: &Value) -> Vec<String> {
     let secret = after.get("kind").and_then(Value::as_str) == Some("Secret");
     let mut lines = Vec::new();
-    walk(
-        "",
-        Some(&significant(before)),
-        Some(&significant(after)),
-        secret,
-        &mut lines,
-    );
+    walk("", Some(&significant(before)), Some(&significant(after)), secret, &mut lines);
     lines
 }
 
@@ -86,29 +80,15 @@ fn significant(object: &Value) -> Value {
         map.shift_remove("apiVersion");
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for key in [
-            "managedFields",
-            "resourceVersion",
-            "generation",
-            "uid",
-            "creationTimestamp",
-            "selfLink",
-        ] {
+        for key in ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"] {
             metadata.shift_remove(key);
         }
-        if let Some(annotations) = metadata
-            .get_mut("annotations")
-            .and_then(Value::as_object_mut)
-        {
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             // kubectl's copy of what it was last given: it may hold a whole Secret.
             annotations.shift_remove("kubectl.kubernetes.io/last-applied-configuration");
         }
         for key in ["annotations", "labels"] {
-            if metadata
-                .get(key)
-                .and_then(Value::as_object)
-                .is_some_and(Map::is_empty)
-            {
+            if metadata.get(key).and_then(Value::as_object).is_some_and(Map::is_empty) {
                 metadata.shift_remove(key);
             }
         }
@@ -116,26 +96,14 @@ fn significant(object: &Value) -> Value {
     object
 }
 
-fn walk(
-    path: &str,
-    before: Option<&Value>,
-    after: Option<&Value>,
-    secret: bool,
-    lines: &mut Vec<String>,
-) {
+fn walk(path: &str, before: Option<&Value>, after: Option<&Value>, secret: bool, lines: &mut Vec<String>) {
     if before == after {
         return;
     }
     match (before, after) {
         (Some(Value::Object(before)), Some(Value::Object(after))) => {
             for key in keys(before, after) {
-                walk(
-                    &join(path, key),
-                    before.get(key),
-                    after.get(key),
-                    secret,
-                    lines,
-                );
+                walk(&join(path, key), before.get(key), after.get(key), secret, lines);
             }
         }
         (Some(Value::Array(before)), Some(Value::Array(after))) => {
@@ -157,11 +125,7 @@ fn walk(
 }
 
 fn keys<'a>(before: &'a Map<String, Value>, after: &'a Map<String, Value>) -> Vec<&'a str> {
-    before
-        .keys()
-        .chain(after.keys().filter(|key| !before.contains_key(*key)))
-        .map(String::as_str)
-        .collect()
+    before.keys().chain(after.keys().filter(|key| !before.contains_key(*key))).map(String::as_str).collect()
 }
 
 /// Lists whose items all have a name of their own (containers, volumes, env, ports) are compared by it, others by position.
@@ -169,13 +133,7 @@ fn walk_list(path: &str, before: &[Value], after: &[Value], secret: bool, lines:
     if let (Some(old), Some(new)) = (named(before), named(after)) {
         for (name, value) in &old {
             let other = new.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
-            walk(
-                &format!("{path}[{name}]"),
-                Some(value),
-                other,
-                secret,
-                lines,
-            );
+            walk(&format!("{path}[{name}]"), Some(value), other, secret, lines);
         }
         for (name, value) in &new {
             if !old.iter().any(|(n, _)| n == name) {
@@ -185,21 +143,13 @@ fn walk_list(path: &str, before: &[Value], after: &[Value], secret: bool, lines:
         return;
     }
     for i in 0..before.len().max(after.len()) {
-        walk(
-            &format!("{path}[{i}]"),
-            before.get(i),
-            after.get(i),
-            secret,
-            lines,
-        );
+        walk(&format!("{path}[{i}]"), before.get(i), after.get(i), secret, lines);
     }
 }
 
 fn named(items: &[Value]) -> Option<Vec<(&str, &Value)>> {
-    let named: Vec<(&str, &Value)> = items
-        .iter()
-        .map(|item| Some((item.get("name")?.as_str()?, item)))
-        .collect::<Option<_>>()?;
+    let named: Vec<(&str, &Value)> =
+        items.iter().map(|item| Some((item.get("name")?.as_str()?, item))).collect::<Option<_>>()?;
     let mut names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
     names.dedup();
@@ -208,16 +158,8 @@ fn named(items: &[Value]) -> Option<Vec<(&str, &Value)>> {
 
 /// `spec.template`; keys that hold a dot of their own are quoted, so that the path can be read.
 fn join(path: &str, key: &str) -> String {
-    let key = if key.contains('.') {
-        format!("{key:?}")
-    } else {
-        key.to_owned()
-    };
-    if path.is_empty() {
-        key
-    } else {
-        format!("{path}.{key}")
-    }
+    let key = if key.contains('.') { format!("{key:?}") } else { key.to_owned() };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 fn line(path: &str, before: Option<&Value>, after: Option<&Value>, secret: bool) -> String {
@@ -323,14 +265,7 @@ mod tests {
         let before = secret(json!({"A": "Y2FuYXJ5MQ==", "B": "Y2FuYXJ5Mg=="}), "canary3");
         let after = secret(json!({"A": "Y2FuYXJ5NA==", "C": "Y2FuYXJ5NQ=="}), "canary6");
         let lines = changed_fields(&before, &after);
-        assert_eq!(
-            lines,
-            [
-                "data.A: ••• (changed)",
-                "data.B: ••• (removed)",
-                "data.C: ••• (added)"
-            ]
-        );
+        assert_eq!(lines, ["data.A: ••• (changed)", "data.B: ••• (removed)", "data.C: ••• (added)"]);
         let all_new = changed_fields(&json!({"kind": "Secret"}), &after);
         assert!(!all_new.join(" ").contains("Y2FuYXJ5"), "{all_new:?}");
     }
@@ -339,10 +274,7 @@ mod tests {
     fn texts_of_several_lines_are_shown_as_a_diff() {
         let before = json!({"kind": "ConfigMap", "data": {"app.yml": "a: 1\nb: 2\n"}});
         let after = json!({"kind": "ConfigMap", "data": {"app.yml": "a: 1\nb: 3\n"}});
-        assert_eq!(
-            changed_fields(&before, &after),
-            ["data.\"app.yml\":\n@@ -1,2 +1,2 @@\n a: 1\n-b: 2\n+b: 3"]
-        );
+        assert_eq!(changed_fields(&before, &after), ["data.\"app.yml\":\n@@ -1,2 +1,2 @@\n a: 1\n-b: 2\n+b: 3"]);
     }
 
     #[test]
@@ -354,30 +286,15 @@ mod tests {
 
     #[test]
     fn the_action_is_what_happens_to_the_objects() {
-        let state = |found| ObjectState {
-            reference: ObjectRef::new("v1", "ConfigMap", Some("mlops"), "a"),
-            found,
-        };
-        let present = |before: Value, after: Value| Found::Present {
-            live: before,
-            predicted: after,
-        };
+        let state = |found| ObjectState { reference: ObjectRef::new("v1", "ConfigMap", Some("mlops"), "a"), found };
+        let present = |before: Value, after: Value| Found::Present { live: before, predicted: after };
         assert!(diff_of(&[]).is_empty());
         assert!(diff_of(&[state(present(json!({"data": 1}), json!({"data": 1})))]).is_empty());
-        assert_eq!(
-            diff_of(&[state(Found::Absent)]).action,
-            Some(Action::Create)
-        );
-        assert_eq!(
-            diff_of(&[state(Found::Unwanted)]).action,
-            Some(Action::Delete)
-        );
+        assert_eq!(diff_of(&[state(Found::Absent)]).action, Some(Action::Create));
+        assert_eq!(diff_of(&[state(Found::Unwanted)]).action, Some(Action::Delete));
         let mixed = diff_of(&[
             state(Found::Deleting),
-            state(present(
-                json!({"data": {"a": "1"}}),
-                json!({"data": {"a": "2"}}),
-            )),
+            state(present(json!({"data": {"a": "1"}}), json!({"data": {"a": "2"}}))),
         ]);
         assert_eq!(mixed.action, Some(Action::Change));
         assert_eq!(mixed.changes[0].field, "ConfigMap mlops/a");

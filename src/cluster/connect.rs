@@ -52,28 +52,15 @@ impl Connector {
     pub async fn connect(&self, host: &dyn ReadHost) -> Result<Reader, Unavailable> {
         let text = host
             .read_file(Path::new(KUBECONFIG))
-            .map_err(|error| Unavailable {
-                reason: format!("{KUBECONFIG} cannot be read: {error:#}"),
-            })?
-            .ok_or_else(|| Unavailable {
-                reason: format!("k3s is not installed yet (no {KUBECONFIG})"),
-            })?;
+            .map_err(|error| Unavailable { reason: format!("{KUBECONFIG} cannot be read: {error:#}") })?
+            .ok_or_else(|| Unavailable { reason: format!("k3s is not installed yet (no {KUBECONFIG})") })?;
         let hash = sha256(&text);
-        let known = self
-            .cached
-            .lock()
-            .await
-            .clone()
-            .filter(|connection| connection.kubeconfig == hash);
+        let known = self.cached.lock().await.clone().filter(|connection| connection.kubeconfig == hash);
         let connection = match known {
             Some(connection) => connection,
             None => {
                 let (url, client) = client_from(&text).await?;
-                Connection {
-                    kubeconfig: hash,
-                    url,
-                    reader: Reader::new(client),
-                }
+                Connection { kubeconfig: hash, url, reader: Reader::new(client) }
             }
         };
         match connection.reader.ping(CONNECT_TIMEOUT).await {
@@ -82,25 +69,19 @@ impl Connector {
                 *self.cached.lock().await = Some(connection);
                 Ok(reader)
             }
-            Err(error) => Err(Unavailable {
-                reason: outage(host, &connection.url, &error).await,
-            }),
+            Err(error) => Err(Unavailable { reason: outage(host, &connection.url, &error).await }),
         }
     }
 }
 
 async fn client_from(kubeconfig: &[u8]) -> Result<(String, Client), Unavailable> {
     let wrong = |error: &(dyn std::error::Error + 'static)| Unavailable {
-        reason: format!(
-            "{KUBECONFIG} is not a usable kubeconfig: {}",
-            root_cause(error)
-        ),
+        reason: format!("{KUBECONFIG} is not a usable kubeconfig: {}", root_cause(error)),
     };
     let text = String::from_utf8_lossy(kubeconfig);
     let parsed = Kubeconfig::from_yaml(&text).map_err(|error| wrong(&error))?;
-    let config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
-        .await
-        .map_err(|error| wrong(&error))?;
+    let config =
+        Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await.map_err(|error| wrong(&error))?;
     let url = config.cluster_url.to_string();
     let client = Client::try_from(config).map_err(|error| wrong(&error))?;
     Ok((url.trim_end_matches('/').to_owned(), client))
@@ -124,46 +105,24 @@ async fn outage(host: &dyn ReadHost, url: &str, error: &Error) -> String {
 pub async fn unit_state(host: &dyn ReadHost, unit: &str) -> Option<String> {
     let query = Query::systemctl_show(
         unit,
-        &[
-            "LoadState",
-            "ActiveState",
-            "SubState",
-            "StateChangeTimestamp",
-            "StateChangeTimestampMonotonic",
-        ],
+        &["LoadState", "ActiveState", "SubState", "StateChangeTimestamp", "StateChangeTimestampMonotonic"],
     );
     let output = host.query(&query).await.ok()?;
     if !output.success() {
         return None;
     }
-    let uptime = host
-        .read_file(Path::new("/proc/uptime"))
-        .ok()
-        .flatten()
-        .and_then(|text| uptime_of(&text));
+    let uptime = host.read_file(Path::new("/proc/uptime")).ok().flatten().and_then(|text| uptime_of(&text));
     describe_unit(unit, &output.stdout, uptime, Timestamp::now())
 }
 
-fn describe_unit(
-    unit: &str,
-    properties: &str,
-    uptime: Option<Duration>,
-    now: Timestamp,
-) -> Option<String> {
+fn describe_unit(unit: &str, properties: &str, uptime: Option<Duration>, now: Timestamp) -> Option<String> {
     let property = |name: &str| {
-        properties
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-            .filter(|value| !value.is_empty())
+        properties.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).filter(|value| !value.is_empty())
     };
     if property("LoadState") == Some("not-found") {
         return Some(format!("{unit} does not exist"));
     }
-    let mut text = format!(
-        "{unit} is {} ({})",
-        property("ActiveState")?,
-        property("SubState").unwrap_or("unknown")
-    );
+    let mut text = format!("{unit} is {} ({})", property("ActiveState")?, property("SubState").unwrap_or("unknown"));
     // The monotonic time needs no knowledge of the host's time zone, and no trust in its clock.
     let changed = property("StateChangeTimestampMonotonic")
         .and_then(|micros| micros.parse().ok())
@@ -180,15 +139,8 @@ fn describe_unit(
 
 /// `14:02:11 UTC (38 s)`; with the date when it is longer ago than a day.
 pub fn since(now: Timestamp, ago: Duration) -> String {
-    let then = SignedDuration::try_from(ago)
-        .ok()
-        .and_then(|ago| now.checked_sub(ago).ok())
-        .unwrap_or(now);
-    let format = if ago < Duration::from_secs(24 * 3600) {
-        "%H:%M:%S UTC"
-    } else {
-        "%Y-%m-%d %H:%M UTC"
-    };
+    let then = SignedDuration::try_from(ago).ok().and_then(|ago| now.checked_sub(ago).ok()).unwrap_or(now);
+    let format = if ago < Duration::from_secs(24 * 3600) { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M UTC" };
     format!("{} ({})", then.strftime(format), length(ago))
 }
 
@@ -238,60 +190,35 @@ mod tests {
     #[test]
     fn a_unit_that_never_was_started_or_does_not_exist() {
         let never = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nStateChangeTimestamp=\nStateChangeTimestampMonotonic=0\n";
-        assert_eq!(
-            describe_unit(UNIT, never, uptime_of(b"10 1"), now()).unwrap(),
-            "k3s.service is inactive (dead)"
-        );
+        assert_eq!(describe_unit(UNIT, never, uptime_of(b"10 1"), now()).unwrap(), "k3s.service is inactive (dead)");
         let missing = "LoadState=not-found\nActiveState=inactive\nSubState=dead\n";
-        assert_eq!(
-            describe_unit(UNIT, missing, None, now()).unwrap(),
-            "k3s.service does not exist"
-        );
+        assert_eq!(describe_unit(UNIT, missing, None, now()).unwrap(), "k3s.service does not exist");
     }
 
     #[test]
     fn long_ago_has_a_date() {
-        assert_eq!(
-            since(now(), Duration::from_secs(3 * 86_400)),
-            "2026-11-22 14:02 UTC (3 days)"
-        );
-        assert_eq!(
-            since(now(), Duration::from_secs(180)),
-            "13:59:49 UTC (3 min)"
-        );
+        assert_eq!(since(now(), Duration::from_secs(3 * 86_400)), "2026-11-22 14:02 UTC (3 days)");
+        assert_eq!(since(now(), Duration::from_secs(180)), "13:59:49 UTC (3 min)");
     }
 
     #[tokio::test]
     async fn without_a_kubeconfig_k3s_is_not_installed() {
         let reason = connect(&TestHost::new()).await.err().unwrap().reason;
-        assert_eq!(
-            reason,
-            "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)"
-        );
+        assert_eq!(reason, "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)");
     }
 
     #[tokio::test]
     async fn a_server_that_is_stopped_is_named_with_its_unit() {
         // A port that was free a moment ago.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = TestHost::new()
             .file(KUBECONFIG, &kubeconfig(port))
             .file("/proc/uptime", "5038.20 1.0\n")
             .answer("systemctl", STOPPED);
         let reason = connect(&host).await.err().unwrap().reason;
         let url = format!("https://127.0.0.1:{port}");
-        assert!(
-            reason.starts_with("k3s.service is inactive (dead) since "),
-            "{reason}"
-        );
-        assert!(
-            reason.ends_with(&format!(" UTC (38 s): {url} refuses connections")),
-            "{reason}"
-        );
+        assert!(reason.starts_with("k3s.service is inactive (dead) since "), "{reason}");
+        assert!(reason.ends_with(&format!(" UTC (38 s): {url} refuses connections")), "{reason}");
     }
 
     #[tokio::test]
@@ -302,19 +229,13 @@ mod tests {
         let started = std::time::Instant::now();
         let reason = connect(&host).await.err().unwrap().reason;
         assert!(started.elapsed() < Duration::from_secs(5));
-        assert_eq!(
-            reason,
-            format!("https://127.0.0.1:{port}: no answer within 3 s")
-        );
+        assert_eq!(reason, format!("https://127.0.0.1:{port}: no answer within 3 s"));
     }
 
     #[tokio::test]
     async fn a_broken_kubeconfig_is_named() {
         let host = TestHost::new().file(KUBECONFIG, "clusters: 7\n");
         let reason = connect(&host).await.err().unwrap().reason;
-        assert!(
-            reason.starts_with("/etc/rancher/k3s/k3s.yaml is not a usable kubeconfig: "),
-            "{reason}"
-        );
+        assert!(reason.starts_with("/etc/rancher/k3s/k3s.yaml is not a usable kubeconfig: "), "{reason}");
     }
 }

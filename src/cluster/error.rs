@@ -14,14 +14,10 @@ pub enum Error {
     #[error("the API server does not answer: {0}")]
     Unreachable(String),
     /// The kind is not served: its CustomResourceDefinition is missing.
-    #[error(
-        "the cluster serves no kind {kind} ({api_version}): the stage that installs it must run first"
-    )]
+    #[error("the cluster serves no kind {kind} ({api_version}): the stage that installs it must run first")]
     UnknownKind { api_version: String, kind: String },
     /// The namespace of the object does not exist.
-    #[error(
-        "{object}: namespace {namespace:?} does not exist: declare `namespace: {namespace}` before it"
-    )]
+    #[error("{object}: namespace {namespace:?} does not exist: declare `namespace: {namespace}` before it")]
     NamespaceMissing { object: String, namespace: String },
     /// Another field manager owns fields that the object wants to set.
     #[error(transparent)]
@@ -30,11 +26,7 @@ pub enum Error {
     #[error(
         "{object}: {message}\n  hint: this cannot be changed in place; delete it (`k3s kubectl delete {hint}`) and run again"
     )]
-    Immutable {
-        object: String,
-        message: String,
-        hint: String,
-    },
+    Immutable { object: String, message: String, hint: String },
     /// The server refused the request.
     #[error("{object}: {message}")]
     Rejected {
@@ -65,14 +57,10 @@ impl Error {
     /// What `error` means for a request about no object in particular.
     pub(super) fn about_server(error: &kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) if overloaded(status.code) => {
-                Self::Unreachable(describe(status))
+            kube::Error::Api(status) if overloaded(status.code) => Self::Unreachable(describe(status)),
+            kube::Error::Api(status) => {
+                Self::Rejected { object: "the API server".into(), code: status.code, message: describe(status) }
             }
-            kube::Error::Api(status) => Self::Rejected {
-                object: "the API server".into(),
-                code: status.code,
-                message: describe(status),
-            },
             other => Self::from_transport(other),
         }
     }
@@ -83,10 +71,7 @@ impl Error {
 
     fn from_status(object: &ObjectRef, status: &Status) -> Self {
         let text = object.to_string();
-        let causes = status
-            .details
-            .as_ref()
-            .map_or(&[][..], |details| &details.causes);
+        let causes = status.details.as_ref().map_or(&[][..], |details| &details.causes);
         if overloaded(status.code) {
             return Self::Unreachable(describe(status));
         }
@@ -98,32 +83,18 @@ impl Error {
                     manager: quoted(&cause.message).unwrap_or(&cause.message).to_owned(),
                 })
                 .collect();
-            return Self::Conflict(Conflict {
-                object: text,
-                fields,
-            });
+            return Self::Conflict(Conflict { object: text, fields });
         }
         if status.code == 404
             && let Some(details) = &status.details
             && details.kind == "namespaces"
         {
-            return Self::NamespaceMissing {
-                object: text,
-                namespace: details.name.clone(),
-            };
+            return Self::NamespaceMissing { object: text, namespace: details.name.clone() };
         }
         if status.code == 422 && status.message.contains("immutable") {
-            return Self::Immutable {
-                object: text,
-                message: describe(status),
-                hint: object.kubectl_words(),
-            };
+            return Self::Immutable { object: text, message: describe(status), hint: object.kubectl_words() };
         }
-        Self::Rejected {
-            object: text,
-            code: status.code,
-            message: describe(status),
-        }
+        Self::Rejected { object: text, code: status.code, message: describe(status) }
     }
 }
 
@@ -134,11 +105,7 @@ fn overloaded(code: u16) -> bool {
 
 fn describe(status: &Status) -> String {
     let message = status.message.trim();
-    if message.is_empty() {
-        format!("HTTP status {} {}", status.code, status.reason)
-    } else {
-        message.to_owned()
-    }
+    if message.is_empty() { format!("HTTP status {} {}", status.code, status.reason) } else { message.to_owned() }
 }
 
 /// The innermost error: `Connection refused (os error 111)` instead of four wrappings of it.
@@ -195,9 +162,7 @@ impl fmt::Display for Conflict {
             }
             write!(f, "{} is owned by {:?}", field.field, field.manager)?;
         }
-        f.write_str(
-            "\n  hint: leave the field out of the template, or take it over with `force: true` on the manifest",
-        )
+        f.write_str("\n  hint: leave the field out of the template, or take it over with `force: true` on the manifest")
     }
 }
 
@@ -239,9 +204,7 @@ mod tests {
             "Deployment mlops/inference: spec.replicas is owned by \"horizontal-pod-autoscaler\"\n  hint: leave the \
              field out of the template, or take it over with `force: true` on the manifest"
         );
-        let Error::Conflict(conflict) = error else {
-            panic!("not a conflict")
-        };
+        let Error::Conflict(conflict) = error else { panic!("not a conflict") };
         assert!(!conflict.by_hand());
     }
 
@@ -255,9 +218,7 @@ mod tests {
             ("kubectlish-operator", false),
             ("kube-controller-manager", false),
         ] {
-            let Error::Conflict(conflict) = conflict(manager) else {
-                panic!("not a conflict")
-            };
+            let Error::Conflict(conflict) = conflict(manager) else { panic!("not a conflict") };
             assert_eq!(conflict.by_hand(), expected, "{manager}");
         }
     }
@@ -281,22 +242,17 @@ mod tests {
             "message": "Deployment.apps \"inference\" is invalid: spec.selector: Invalid value: {}: field is immutable"
         }));
         assert!(
-            immutable
-                .to_string()
-                .ends_with("(`k3s kubectl delete deployment inference -n mlops`) and run again"),
+            immutable.to_string().ends_with("(`k3s kubectl delete deployment inference -n mlops`) and run again"),
             "{immutable}"
         );
     }
 
     #[test]
     fn a_busy_server_is_worth_waiting_for() {
-        let busy = error(
-            json!({"status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "starting"}),
-        );
+        let busy =
+            error(json!({"status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "starting"}));
         assert!(busy.is_unreachable());
-        let refused = error(
-            json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": "no"}),
-        );
+        let refused = error(json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": "no"}));
         assert!(!refused.is_unreachable());
     }
 }

@@ -33,12 +33,7 @@ impl ObjectRef {
     /// # Errors
     /// Which of `apiVersion`, `kind` and `metadata.name` is missing.
     pub fn of(object: &Value) -> Result<Self, Malformed> {
-        let text = |pointer: &str| {
-            object
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .filter(|text| !text.is_empty())
-        };
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
         let required = |pointer: &'static str, field: &'static str| {
             text(pointer).ok_or_else(|| Malformed {
                 object: format!(
@@ -59,9 +54,7 @@ impl ObjectRef {
 
     /// `apps` of `apps/v1`; empty for the core group.
     pub fn group(&self) -> &str {
-        self.api_version
-            .split_once('/')
-            .map_or("", |(group, _)| group)
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 
     /// The same object under any version of its API: `apps/v1beta1` and `apps/v1` name one Deployment.
@@ -106,8 +99,8 @@ pub struct Malformed {
 pub fn parse_manifest(text: &str) -> Result<Vec<Value>, String> {
     // The parser's limits are made for untrusted input; a bundle of CustomResourceDefinitions is larger than they are.
     let options = serde_yaml::options! { budget: None };
-    let documents: Vec<Value> = serde_yaml::from_multiple_with_options(text, options)
-        .map_err(|error| error.without_snippet().to_string())?;
+    let documents: Vec<Value> =
+        serde_yaml::from_multiple_with_options(text, options).map_err(|error| error.without_snippet().to_string())?;
     let mut objects = Vec::new();
     for document in documents {
         flatten(document, &mut objects)?;
@@ -161,9 +154,7 @@ fn encode_string_data(secret: &mut Value) -> Result<(), String> {
         Value::Null => Map::new(),
         _ => return Err("`stringData` is not a map".into()),
     };
-    let data = map
-        .entry("data")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let data = map.entry("data").or_insert_with(|| Value::Object(Map::new()));
     let Some(data) = data.as_object_mut() else {
         return Err("`data` is not a map".into());
     };
@@ -188,9 +179,7 @@ pub fn set_label(object: &mut Value, key: &str, value: &str) {
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
         return;
     };
-    let labels = metadata
-        .entry("labels")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let labels = metadata.entry("labels").or_insert_with(|| Value::Object(Map::new()));
     if labels.is_null() {
         *labels = Value::Object(Map::new());
     }
@@ -214,35 +203,19 @@ mod tests {
              - apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: inference, namespace: mlops}\n---\n",
         )
         .unwrap();
-        let names: Vec<String> = objects
-            .iter()
-            .map(|object| ObjectRef::of(object).unwrap().to_string())
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "Namespace mlops",
-                "ConfigMap mlops/a",
-                "Deployment mlops/inference"
-            ]
-        );
+        let names: Vec<String> = objects.iter().map(|object| ObjectRef::of(object).unwrap().to_string()).collect();
+        assert_eq!(names, ["Namespace mlops", "ConfigMap mlops/a", "Deployment mlops/inference"]);
     }
 
     #[test]
     fn what_is_missing_is_named() {
         for (text, expected) in [
-            (
-                "kind: Pod\nmetadata: {name: a}",
-                "Pod a: `apiVersion` is missing",
-            ),
+            ("kind: Pod\nmetadata: {name: a}", "Pod a: `apiVersion` is missing"),
             (
                 "apiVersion: v1\nkind: Pod\nmetadata: {generateName: a-}",
                 "Pod without a name: `metadata.name` is missing",
             ),
-            (
-                "- a\n- b\n",
-                "a document is not a Kubernetes object (a map with apiVersion and kind)",
-            ),
+            ("- a\n- b\n", "a document is not a Kubernetes object (a map with apiVersion and kind)"),
             (
                 "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
                 "Pod a is in the file twice",
@@ -271,14 +244,9 @@ mod tests {
         assert_eq!(objects[0]["data"], json!({"L": "bA==", "K": "c2VjcmV0"}));
         assert!(objects[0].get("stringData").is_none());
 
-        let error = parse_manifest(
-            "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {PIN: 482913}\n",
-        )
-        .unwrap_err();
-        assert_eq!(
-            error,
-            "Secret a: `stringData.PIN` is not a string: quote it"
-        );
+        let error = parse_manifest("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {PIN: 482913}\n")
+            .unwrap_err();
+        assert_eq!(error, "Secret a: `stringData.PIN` is not a string: quote it");
     }
 
     #[test]
@@ -287,9 +255,7 @@ mod tests {
             "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: a}\nspec:\n",
         );
         for i in 0..60_000 {
-            text.push_str(&format!(
-                "  field{i}: {{type: string, description: some words}}\n"
-            ));
+            text.push_str(&format!("  field{i}: {{type: string, description: some words}}\n"));
         }
         assert_eq!(parse_manifest(&text).unwrap().len(), 1);
     }

@@ -69,11 +69,7 @@ pub fn label_value(identity: &str) -> String {
     {
         return plain;
     }
-    let readable: String = plain
-        .chars()
-        .map(|c| if allowed(c) { c } else { '-' })
-        .take(44)
-        .collect();
+    let readable: String = plain.chars().map(|c| if allowed(c) { c } else { '-' }).take(44).collect();
     let hash = &sha256(identity)[..16];
     format!("x{readable}-{hash}")
 }
@@ -104,10 +100,7 @@ impl Reader {
         let Some(owned) = cached.as_mut() else { return };
         owned.retain(|known| !known.object.is_same_object(object));
         if let Some(manifest) = manifest_of(desired) {
-            owned.push(Owned {
-                object: object.clone(),
-                manifest,
-            });
+            owned.push(Owned { object: object.clone(), manifest });
         }
     }
 
@@ -138,15 +131,10 @@ impl Reader {
                 let url = DynamicObject::url_path(&resource, None);
                 let params = ListParams::default().labels(MANIFEST_LABEL);
                 let request = built(Request::new(url).list_metadata(&params))?;
-                match self
-                    .send(&what, self.client().request::<Value>(request))
-                    .await
-                {
+                match self.send(&what, self.client().request::<Value>(request)).await {
                     Ok(list) => Ok(owned_in(&list, &resource.api_version, &resource.kind)),
                     // An extension server that is down, or a kind that went away meanwhile, holds nothing of ours.
-                    Err(Error::Rejected {
-                        code: 403..=405, ..
-                    }) if !is_builtin(&resource.group) => Ok(Vec::new()),
+                    Err(Error::Rejected { code: 403..=405, .. }) if !is_builtin(&resource.group) => Ok(Vec::new()),
                     Err(Error::Unreachable(_)) if !is_builtin(&resource.group) => Ok(Vec::new()),
                     Err(error) => Err(error),
                 }
@@ -169,11 +157,7 @@ fn is_builtin(group: &str) -> bool {
 }
 
 fn manifest_of(object: &Value) -> Option<String> {
-    object
-        .pointer("/metadata/labels")?
-        .get(MANIFEST_LABEL)?
-        .as_str()
-        .map(str::to_owned)
+    object.pointer("/metadata/labels")?.get(MANIFEST_LABEL)?.as_str().map(str::to_owned)
 }
 
 /// Those of a list that nobody else owns: what a controller made carries the labels of its maker.
@@ -182,20 +166,11 @@ fn owned_in(list: &Value, api_version: &str, kind: &str) -> Vec<Owned> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .filter(|item| {
-            item.pointer("/metadata/ownerReferences")
-                .and_then(Value::as_array)
-                .is_none_or(Vec::is_empty)
-        })
+        .filter(|item| item.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_none_or(Vec::is_empty))
         .filter_map(|item| {
             let text = |pointer: &str| item.pointer(pointer).and_then(Value::as_str);
             Some(Owned {
-                object: ObjectRef::new(
-                    api_version,
-                    kind,
-                    text("/metadata/namespace"),
-                    text("/metadata/name")?,
-                ),
+                object: ObjectRef::new(api_version, kind, text("/metadata/namespace"), text("/metadata/name")?),
                 manifest: manifest_of(item)?,
             })
         })
@@ -210,35 +185,15 @@ mod tests {
 
     #[test]
     fn label_values_are_readable_valid_and_distinct() {
-        assert_eq!(
-            label_value("postgres/postgres.yml"),
-            "postgres__postgres.yml"
-        );
+        assert_eq!(label_value("postgres/postgres.yml"), "postgres__postgres.yml");
         let long = "a/".repeat(60) + "manifest.yml";
-        let odd = [
-            "a__b.yml",
-            "über/x.yml",
-            long.as_str(),
-            "-a.yml",
-            "a b",
-            "a@b",
-            "",
-            "_",
-        ];
+        let odd = ["a__b.yml", "über/x.yml", long.as_str(), "-a.yml", "a b", "a@b", "", "_"];
         let mut values: Vec<String> = odd.iter().map(|path| label_value(path)).collect();
         for value in &values {
             assert!(value.len() <= 63, "{value}");
-            assert!(
-                value
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)),
-                "{value}"
-            );
+            assert!(value.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)), "{value}");
             let ends = [value.chars().next(), value.chars().last()];
-            assert!(
-                ends.iter().flatten().all(char::is_ascii_alphanumeric),
-                "{value}"
-            );
+            assert!(ends.iter().flatten().all(char::is_ascii_alphanumeric), "{value}");
         }
         values.sort();
         values.dedup();
@@ -261,18 +216,8 @@ mod tests {
 
     #[test]
     fn what_holds_data_is_kept() {
-        assert!(is_kept(&ObjectRef::new(
-            "v1",
-            "PersistentVolumeClaim",
-            Some("a"),
-            "b"
-        )));
+        assert!(is_kept(&ObjectRef::new("v1", "PersistentVolumeClaim", Some("a"), "b")));
         assert!(is_kept(&ObjectRef::new("v1", "Namespace", None, "b")));
-        assert!(!is_kept(&ObjectRef::new(
-            "apps/v1",
-            "Deployment",
-            Some("a"),
-            "b"
-        )));
+        assert!(!is_kept(&ObjectRef::new("apps/v1", "Deployment", Some("a"), "b")));
     }
 }

@@ -21,11 +21,7 @@ pub struct ContainerTrouble {
 
 impl std::fmt::Display for ContainerTrouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "pod {}, container {}: {}",
-            self.pod, self.container, self.reason
-        )?;
+        write!(f, "pod {}, container {}: {}", self.pod, self.container, self.reason)?;
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
         }
@@ -45,9 +41,7 @@ pub fn trouble_in(pod: &Value) -> Option<ContainerTrouble> {
         let statuses = pod.pointer(&format!("/status/{list}"));
         for status in statuses.and_then(Value::as_array).into_iter().flatten() {
             if let Some(trouble) = container_trouble(name, status)
-                && found
-                    .as_ref()
-                    .is_none_or(|known| trouble.fatal && !known.fatal)
+                && found.as_ref().is_none_or(|known| trouble.fatal && !known.fatal)
             {
                 found = Some(trouble);
             }
@@ -59,12 +53,8 @@ pub fn trouble_in(pod: &Value) -> Option<ContainerTrouble> {
 /// Why a pod is not ready, in a few words, when no container has a trouble: it is not scheduled, or its probe fails.
 pub fn waits_for(pod: &Value) -> Option<String> {
     let name = pod.pointer("/metadata/name")?.as_str()?;
-    let message = |kind: &str| {
-        condition(pod, kind)?
-            .get("message")
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-    };
+    let message =
+        |kind: &str| condition(pod, kind)?.get("message").and_then(Value::as_str).filter(|text| !text.is_empty());
     if condition_status(pod, "PodScheduled") == Some("False") {
         let why = message("PodScheduled").unwrap_or("no reason given");
         return Some(format!("pod {name} is not scheduled: {why}"));
@@ -78,14 +68,7 @@ pub fn waits_for(pod: &Value) -> Option<String> {
 }
 
 fn container_trouble(pod: &str, status: &Value) -> Option<ContainerTrouble> {
-    let text = |pointer: &str| {
-        status
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or("")
-            .trim()
-            .to_owned()
-    };
+    let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str).unwrap_or("").trim().to_owned();
     let reason = text("/state/waiting/reason");
     let mut trouble = ContainerTrouble {
         pod: pod.to_owned(),
@@ -104,10 +87,7 @@ fn container_trouble(pod: &str, status: &Value) -> Option<ContainerTrouble> {
             trouble.fatal = says_not_found(&trouble.message);
         }
         "CrashLoopBackOff" => {
-            let restarts = status
-                .get("restartCount")
-                .and_then(Value::as_i64)
-                .unwrap_or(0);
+            let restarts = status.get("restartCount").and_then(Value::as_i64).unwrap_or(0);
             trouble.has_run = true;
             trouble.fatal = restarts >= RESTARTS_UNTIL_HOPELESS;
             trouble.message = format!("{} ({restarts} restarts)", ending(status, "/lastState"));
@@ -131,18 +111,12 @@ fn failed(terminated: &Value) -> bool {
 /// `exit code 1`, `exit code 137, OOMKilled`, with the termination message where the program left one.
 fn ending(status: &Value, state: &str) -> String {
     let field = |name: &str| status.pointer(&format!("{state}/terminated/{name}"));
-    let text = |name: &str| {
-        field(name)
-            .and_then(Value::as_str)
-            .map(str::trim)
-            .filter(|text| !text.is_empty())
-    };
+    let text = |name: &str| field(name).and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty());
     let mut ending = match field("exitCode").and_then(Value::as_i64) {
         Some(code) => format!("exit code {code}"),
         None => "ended".into(),
     };
-    if let Some(reason) = text("reason").filter(|reason| !matches!(*reason, "Error" | "Completed"))
-    {
+    if let Some(reason) = text("reason").filter(|reason| !matches!(*reason, "Error" | "Completed")) {
         ending.push_str(", ");
         ending.push_str(reason);
     }
@@ -156,15 +130,9 @@ fn ending(status: &Value, state: &str) -> String {
 /// What registries and containerd say of an image that does not exist.
 fn says_not_found(message: &str) -> bool {
     let message = message.to_lowercase();
-    [
-        ": not found",
-        "code = notfound",
-        "manifest unknown",
-        "repository does not exist",
-        "name unknown",
-    ]
-    .iter()
-    .any(|sign| message.contains(sign))
+    [": not found", "code = notfound", "manifest unknown", "repository does not exist", "name unknown"]
+        .iter()
+        .any(|sign| message.contains(sign))
 }
 
 /// Whether a pod belongs to the newest revision of its workload; pods of an older one are on their way out, whatever they do.
@@ -173,10 +141,7 @@ pub fn is_current(pod: &Value, label: Option<(&str, &str)>) -> bool {
         return false;
     }
     label.is_none_or(|(key, value)| {
-        pod.pointer("/metadata/labels")
-            .and_then(|labels| labels.get(key))
-            .and_then(Value::as_str)
-            == Some(value)
+        pod.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str) == Some(value)
     })
 }
 
@@ -185,12 +150,7 @@ pub fn newest_replica_set<'a>(deployment: &Value, sets: &'a [Value]) -> Option<&
     const REVISION: &str = "deployment.kubernetes.io/revision";
     let uid = deployment.pointer("/metadata/uid");
     let revision = |object: &Value| -> Option<u64> {
-        object
-            .pointer("/metadata/annotations")?
-            .get(REVISION)?
-            .as_str()?
-            .parse()
-            .ok()
+        object.pointer("/metadata/annotations")?.get(REVISION)?.as_str()?.parse().ok()
     };
     sets.iter()
         .filter(|set| {
@@ -226,34 +186,14 @@ mod tests {
                        unpack image \"docker.io/library/nope:1\": not found";
         let offline = "Back-off pulling image \"a:1\": ErrImagePull: failed to do request: dial tcp: lookup registry-1.docker.io: i/o timeout";
         for (reason, message, restarts, fatal) in [
-            (
-                "ErrImageNeverPull",
-                "Container image \"rul:1\" is not present with pull policy of Never",
-                0,
-                true,
-            ),
-            (
-                "InvalidImageName",
-                "Failed to apply default image tag",
-                0,
-                true,
-            ),
-            (
-                "CreateContainerConfigError",
-                "secret \"postgres-credentials\" not found",
-                0,
-                true,
-            ),
+            ("ErrImageNeverPull", "Container image \"rul:1\" is not present with pull policy of Never", 0, true),
+            ("InvalidImageName", "Failed to apply default image tag", 0, true),
+            ("CreateContainerConfigError", "secret \"postgres-credentials\" not found", 0, true),
             ("ImagePullBackOff", missing, 0, true),
             ("ImagePullBackOff", offline, 0, false),
             ("CrashLoopBackOff", "back-off 10s restarting", 1, false),
             ("CrashLoopBackOff", "back-off 20s restarting", 2, true),
-            (
-                "CreateContainerError",
-                "context deadline exceeded",
-                0,
-                false,
-            ),
+            ("CreateContainerError", "context deadline exceeded", 0, false),
         ] {
             let trouble = trouble_in(&waiting(reason, message, restarts)).unwrap();
             assert_eq!(trouble.fatal, fatal, "{reason} {message}");
@@ -279,9 +219,7 @@ mod tests {
     #[test]
     fn starting_is_no_trouble_and_the_worst_comes_first() {
         assert_eq!(trouble_in(&waiting("ContainerCreating", "", 0)), None);
-        let done = pod(
-            json!({"initContainerStatuses": [{"name": "init", "state": {"terminated": {"exitCode": 0}}}]}),
-        );
+        let done = pod(json!({"initContainerStatuses": [{"name": "init", "state": {"terminated": {"exitCode": 0}}}]}));
         assert_eq!(trouble_in(&done), None);
         let both = pod(json!({
             "initContainerStatuses": [{"name": "init", "restartCount": 1, "state": {"terminated": {"exitCode": 1}}}],
@@ -292,20 +230,13 @@ mod tests {
 
     #[test]
     fn a_pod_without_a_node_says_why() {
-        let unscheduled = pod(
-            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
-            "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient memory."}]}),
-        );
+        let unscheduled = pod(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient memory."}]}));
         assert_eq!(
             waits_for(&unscheduled).unwrap(),
             "pod inference-7d9-x2 is not scheduled: 0/1 nodes are available: 1 Insufficient memory."
         );
-        assert_eq!(
-            waits_for(&pod(
-                json!({"conditions": [{"type": "Ready", "status": "True"}]})
-            )),
-            None
-        );
+        assert_eq!(waits_for(&pod(json!({"conditions": [{"type": "Ready", "status": "True"}]}))), None);
     }
 
     #[test]
@@ -315,21 +246,11 @@ mod tests {
             json!({"metadata": {"uid": uid, "annotations": {"deployment.kubernetes.io/revision": revision},
                 "ownerReferences": [{"uid": owner}]}})
         };
-        let sets = [
-            set("a", "9", "d"),
-            set("b", "10", "d"),
-            set("c", "11", "other"),
-        ];
-        assert_eq!(
-            newest_replica_set(&deployment, &sets).unwrap()["metadata"]["uid"],
-            "b"
-        );
+        let sets = [set("a", "9", "d"), set("b", "10", "d"), set("c", "11", "other")];
+        assert_eq!(newest_replica_set(&deployment, &sets).unwrap()["metadata"]["uid"], "b");
         let old = json!({"metadata": {"name": "p", "labels": {"pod-template-hash": "1"}}});
         assert!(!is_current(&old, Some(("pod-template-hash", "2"))));
         assert!(is_current(&old, Some(("pod-template-hash", "1"))));
-        assert!(!is_current(
-            &json!({"metadata": {"deletionTimestamp": "2026-11-25T14:00:00Z"}}),
-            None
-        ));
+        assert!(!is_current(&json!({"metadata": {"deletionTimestamp": "2026-11-25T14:00:00Z"}}), None));
     }
 }

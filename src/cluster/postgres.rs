@@ -39,9 +39,7 @@ impl TryFrom<String> for ServiceName {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || {
-            format!("{text:?} is not a service: write `namespace/name` or `namespace/name:port`")
-        };
+        let wrong = || format!("{text:?} is not a service: write `namespace/name` or `namespace/name:port`");
         let (namespace, rest) = text.split_once('/').ok_or_else(wrong)?;
         let (name, port) = match rest.split_once(':') {
             Some((name, port)) => (name, Some(port.parse().map_err(|_| wrong())?)),
@@ -50,11 +48,7 @@ impl TryFrom<String> for ServiceName {
         if namespace.is_empty() || name.is_empty() || name.contains('/') {
             return Err(wrong());
         }
-        Ok(Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            port,
-        })
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), port })
     }
 }
 
@@ -100,11 +94,7 @@ pub enum ConnectError {
     NotAnswering { service: String, reason: String },
     /// The server refuses: wrong password, no such database.
     #[error("service {service}: {message}{hint}")]
-    Refused {
-        service: String,
-        message: String,
-        hint: String,
-    },
+    Refused { service: String, message: String, hint: String },
     #[error(transparent)]
     Cluster(ClusterError),
 }
@@ -158,15 +148,8 @@ impl Access<'_> {
     ///
     /// # Errors
     /// Why there is no connection; [`ConnectError::may_pass`] tells what to do about it.
-    pub async fn connect(
-        &self,
-        host: &dyn ReadHost,
-        database: &str,
-    ) -> Result<Session, ConnectError> {
-        let reader = host
-            .cluster()
-            .await
-            .map_err(|unavailable| ConnectError::Missing(unavailable.reason))?;
+    pub async fn connect(&self, host: &dyn ReadHost, database: &str) -> Result<Session, ConnectError> {
+        let reader = host.cluster().await.map_err(|unavailable| ConnectError::Missing(unavailable.reason))?;
         let (address, port) = self.locate(&reader).await?;
         let password = match self.password {
             Some(password) => password.to_owned(),
@@ -195,9 +178,7 @@ impl Access<'_> {
                 }),
             }),
             Ok(Err(error)) => Err(self.refused(&error, database)),
-            Err(_) => {
-                Err(self.not_answering(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))
-            }
+            Err(_) => Err(self.not_answering(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         }
     }
 
@@ -231,18 +212,13 @@ impl Access<'_> {
             .map_err(ConnectError::Cluster)?
             .ok_or_else(|| ConnectError::Missing(format!("needs service {service}")))?;
         let wanted = service.port.map(|port| port.to_string());
-        let port = address
-            .port(wanted.as_deref())
-            .or_else(|| address.port(Some(&PORT.to_string())))
-            .ok_or_else(|| {
+        let port =
+            address.port(wanted.as_deref()).or_else(|| address.port(Some(&PORT.to_string()))).ok_or_else(|| {
                 let ports: Vec<String> = address.ports.iter().map(|(_, n)| n.to_string()).collect();
                 ConnectError::Refused {
                     service: service.to_string(),
                     message: format!("it has no such port (it has {})", ports.join(", ")),
-                    hint: format!(
-                        "\n  hint: write `{}/{}:PORT`",
-                        service.namespace, service.name
-                    ),
+                    hint: format!("\n  hint: write `{}/{}:PORT`", service.namespace, service.name),
                 }
             })?;
         Ok((address.ip, port))
@@ -274,10 +250,7 @@ impl Access<'_> {
     }
 
     fn not_answering(&self, reason: String) -> ConnectError {
-        ConnectError::NotAnswering {
-            service: self.service.to_string(),
-            reason,
-        }
+        ConnectError::NotAnswering { service: self.service.to_string(), reason }
     }
 
     fn refused(&self, error: &tokio_postgres::Error, database: &str) -> ConnectError {
@@ -285,11 +258,7 @@ impl Access<'_> {
             // Refused, reset, or closed while the server starts.
             return self.not_answering(super::error::root_cause(error));
         };
-        let starting = [
-            SqlState::CANNOT_CONNECT_NOW,
-            SqlState::ADMIN_SHUTDOWN,
-            SqlState::TOO_MANY_CONNECTIONS,
-        ];
+        let starting = [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::TOO_MANY_CONNECTIONS];
         if starting.contains(answer.code()) {
             return self.not_answering(answer.message().to_owned());
         }
@@ -304,11 +273,7 @@ impl Access<'_> {
             }
             _ => String::new(),
         };
-        ConnectError::Refused {
-            service: self.service.to_string(),
-            message: answer.message().to_owned(),
-            hint,
-        }
+        ConnectError::Refused { service: self.service.to_string(), message: answer.message().to_owned(), hint }
     }
 }
 
@@ -339,8 +304,7 @@ pub fn name_fault(what: &str, name: &str) -> Option<String> {
     if name.len() > 63 {
         return Some(format!("the {what} {name:?} is longer than 63 bytes"));
     }
-    name.contains('\0')
-        .then(|| format!("the name of the {what} holds a zero byte"))
+    name.contains('\0').then(|| format!("the name of the {what} holds a zero byte"))
 }
 
 /// Where PostgreSQL's own tools are on Debian, for tests that start a server.
@@ -365,19 +329,9 @@ mod tests {
     fn service_names() {
         let parse = |text: &str| ServiceName::try_from(text.to_owned());
         let plain = parse("mlops/postgres").unwrap();
-        assert_eq!(
-            (plain.namespace.as_str(), plain.name.as_str()),
-            ("mlops", "postgres")
-        );
+        assert_eq!((plain.namespace.as_str(), plain.name.as_str()), ("mlops", "postgres"));
         assert_eq!(parse("mlops/postgres:5433").unwrap().port, Some(5433));
-        for wrong in [
-            "postgres",
-            "/postgres",
-            "mlops/",
-            "a/b/c",
-            "a/b:x",
-            "a/b:99999",
-        ] {
+        for wrong in ["postgres", "/postgres", "mlops/", "a/b/c", "a/b:x", "a/b:99999"] {
             let error = parse(wrong).unwrap_err();
             assert!(error.contains("write `namespace/name`"), "{error}");
         }

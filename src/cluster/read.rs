@@ -54,9 +54,7 @@ impl ServiceAddress {
             Some(wanted) => self
                 .ports
                 .iter()
-                .find(|(name, number)| {
-                    name.as_deref() == Some(wanted) || number.to_string() == wanted
-                })
+                .find(|(name, number)| name.as_deref() == Some(wanted) || number.to_string() == wanted)
                 .map(|(_, number)| *number),
             None => match self.ports.as_slice() {
                 [(_, number)] => Some(*number),
@@ -68,10 +66,7 @@ impl ServiceAddress {
 
 impl Reader {
     pub fn new(client: Client) -> Self {
-        Self {
-            client,
-            shared: Arc::default(),
-        }
+        Self { client, shared: Arc::default() }
     }
 
     /// Asks the server whether it is ready to serve.
@@ -88,10 +83,7 @@ impl Reader {
                 Err(Error::Unreachable(unready_parts(&status.message)))
             }
             Ok(Err(error)) => Err(Error::about_server(&error)),
-            Err(_) => Err(Error::Unreachable(format!(
-                "no answer within {} s",
-                timeout.as_secs()
-            ))),
+            Err(_) => Err(Error::Unreachable(format!("no answer within {} s", timeout.as_secs()))),
         }
     }
 
@@ -102,10 +94,7 @@ impl Reader {
     pub async fn get(&self, object: &ObjectRef) -> Result<Option<Value>> {
         let (url, _) = self.url(object).await?;
         let request = built(Request::new(url).get(&object.name, &GetParams::default()))?;
-        match self
-            .send(object, self.client.request::<Value>(request))
-            .await
-        {
+        match self.send(object, self.client.request::<Value>(request)).await {
             Ok(value) => Ok(Some(value)),
             Err(Error::Rejected { code: 404, .. } | Error::NamespaceMissing { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -178,8 +167,7 @@ impl Reader {
             field_manager: Some(FIELD_MANAGER.into()),
             field_validation: Some(ValidationDirective::Strict),
         };
-        let request =
-            built(Request::new(url).patch(&object.name, &params, &Patch::Apply(desired)))?;
+        let request = built(Request::new(url).patch(&object.name, &params, &Patch::Apply(desired)))?;
         self.send(&object, self.client.request(request)).await
     }
 
@@ -187,11 +175,7 @@ impl Reader {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn service_address(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<ServiceAddress>> {
+    pub async fn service_address(&self, namespace: &str, name: &str) -> Result<Option<ServiceAddress>> {
         let object = ObjectRef::new("v1", "Service", Some(namespace), name);
         Ok(self.get(&object).await?.as_ref().and_then(address_of))
     }
@@ -207,12 +191,7 @@ impl Reader {
         };
         let selector = format!("involvedObject.uid={uid},type=Warning");
         let events = self
-            .list_with(
-                "v1",
-                "Event",
-                field("/metadata/namespace"),
-                &ListParams::default().fields(&selector),
-            )
+            .list_with("v1", "Event", field("/metadata/namespace"), &ListParams::default().fields(&selector))
             .await?;
         Ok(warnings(&events))
     }
@@ -240,9 +219,7 @@ impl Reader {
             ..LogParams::default()
         };
         let request = built(Request::new(url).logs(pod, &params))?;
-        let text = self
-            .send(&object, self.client.request_text(request))
-            .await?;
+        let text = self.send(&object, self.client.request_text(request)).await?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 
@@ -260,10 +237,7 @@ impl Reader {
                 return Ok((resource, capabilities.scope));
             }
         }
-        Err(Error::UnknownKind {
-            api_version: api_version.to_owned(),
-            kind: kind.to_owned(),
-        })
+        Err(Error::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })
     }
 
     /// What the server serves.
@@ -333,11 +307,7 @@ fn timed_out() -> Error {
 
 /// A request that could not even be written: a name with a slash in it.
 pub(super) fn built<T, E: std::fmt::Display>(request: Result<T, E>) -> Result<T> {
-    request.map_err(|error| Error::Rejected {
-        object: "request".into(),
-        code: 400,
-        message: error.to_string(),
-    })
+    request.map_err(|error| Error::Rejected { object: "request".into(), code: 400, message: error.to_string() })
 }
 
 /// The failed parts of a `/readyz` answer: `[-]poststarthook/rbac/bootstrap-roles failed: reason withheld`.
@@ -370,40 +340,22 @@ fn address_of(service: &Value) -> Option<ServiceAddress> {
             Some((name, number))
         })
         .collect();
-    Some(ServiceAddress {
-        ip: ip.to_owned(),
-        ports,
-    })
+    Some(ServiceAddress { ip: ip.to_owned(), ports })
 }
 
 /// The last five different warnings by time.
 fn warnings(events: &[Value]) -> Vec<String> {
     const MOST: usize = 5;
-    let text = |event: &Value, pointer: &str| {
-        event
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or("")
-            .to_owned()
-    };
+    let text = |event: &Value, pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
     let mut timed: Vec<(String, String)> = events
         .iter()
         .map(|event| {
-            let time = [
-                "/series/lastObservedTime",
-                "/lastTimestamp",
-                "/eventTime",
-                "/metadata/creationTimestamp",
-            ]
-            .into_iter()
-            .map(|pointer| text(event, pointer))
-            .find(|time| !time.is_empty())
-            .unwrap_or_default();
-            let line = format!(
-                "{}: {}",
-                text(event, "/reason"),
-                text(event, "/message").trim()
-            );
+            let time = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
+                .into_iter()
+                .map(|pointer| text(event, pointer))
+                .find(|time| !time.is_empty())
+                .unwrap_or_default();
+            let line = format!("{}: {}", text(event, "/reason"), text(event, "/message").trim());
             (time, line)
         })
         .collect();
@@ -441,10 +393,7 @@ mod tests {
     #[test]
     fn an_unready_server_names_what_it_waits_for() {
         let answer = "[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/rbac/bootstrap-roles failed: not finished\nreadyz check failed";
-        assert_eq!(
-            unready_parts(answer),
-            "it is not ready: etcd, poststarthook/rbac/bootstrap-roles"
-        );
+        assert_eq!(unready_parts(answer), "it is not ready: etcd, poststarthook/rbac/bootstrap-roles");
         assert_eq!(unready_parts("x"), "it says that it is not ready");
     }
 
@@ -460,15 +409,6 @@ mod tests {
             event("2026-11-25T14:00:04Z", "b"),
             event("2026-11-25T14:00:02Z", "c"),
         ];
-        assert_eq!(
-            warnings(&events),
-            [
-                "Failed: c",
-                "Failed: a",
-                "Failed: b",
-                "Failed: middle",
-                "Failed: newest"
-            ]
-        );
+        assert_eq!(warnings(&events), ["Failed: c", "Failed: a", "Failed: b", "Failed: middle", "Failed: newest"]);
     }
 }

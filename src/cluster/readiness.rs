@@ -27,9 +27,7 @@ pub fn readiness(object: &Value) -> Readiness {
     if let (Some(generation), Some(observed)) = (generation, observed)
         && observed < generation
     {
-        return InProgress(format!(
-            "its controller has not seen generation {generation} yet (last seen: {observed})"
-        ));
+        return InProgress(format!("its controller has not seen generation {generation} yet (last seen: {observed})"));
     }
     let group = object
         .get("apiVersion")
@@ -117,10 +115,7 @@ fn deployment(object: &Value) -> Readiness {
     if let Some(failure) = condition(object, "ReplicaFailure")
         && failure.get("status").and_then(Value::as_str) == Some("True")
     {
-        return InProgress(format!(
-            "{available} of {desired} available: {}",
-            words(failure)
-        ));
+        return InProgress(format!("{available} of {desired} available: {}", words(failure)));
     }
     let updated = count(object, "updatedReplicas");
     if updated < desired {
@@ -153,10 +148,7 @@ fn stateful_set(object: &Value) -> Readiness {
     if total > desired {
         return InProgress(format!("{} pods too many", total - desired));
     }
-    let strategy = object
-        .pointer("/spec/updateStrategy/type")
-        .and_then(Value::as_str)
-        .unwrap_or("RollingUpdate");
+    let strategy = object.pointer("/spec/updateStrategy/type").and_then(Value::as_str).unwrap_or("RollingUpdate");
     if strategy == "OnDelete" {
         return Ready;
     }
@@ -164,11 +156,7 @@ fn stateful_set(object: &Value) -> Readiness {
     let updated = count(object, "updatedReplicas");
     if partition > 0 {
         let wanted = (desired - partition).max(0);
-        return if updated < wanted {
-            InProgress(format!("{updated} of {wanted} updated"))
-        } else {
-            Ready
-        };
+        return if updated < wanted { InProgress(format!("{updated} of {wanted} updated")) } else { Ready };
     }
     let revision = |field: &str| object.pointer(&format!("/status/{field}")).cloned();
     if revision("currentRevision") != revision("updateRevision") {
@@ -207,10 +195,7 @@ fn replica_set(object: &Value) -> Readiness {
     if let Some(failure) = condition(object, "ReplicaFailure")
         && failure.get("status").and_then(Value::as_str) == Some("True")
     {
-        return InProgress(format!(
-            "{available} of {desired} available: {}",
-            words(failure)
-        ));
+        return InProgress(format!("{available} of {desired} available: {}", words(failure)));
     }
     if available < desired {
         return InProgress(format!("{available} of {desired} available"));
@@ -298,11 +283,7 @@ fn definition(object: &Value) -> Readiness {
     {
         return Failed(words(accepted));
     }
-    if is_true(object, "Established") {
-        Ready
-    } else {
-        InProgress("not established yet".into())
-    }
+    if is_true(object, "Established") { Ready } else { InProgress("not established yet".into()) }
 }
 
 /// Kinds without rules of their own: by the conditions that kstatus standardises and by `Ready`; without them, ready.
@@ -368,11 +349,7 @@ mod tests {
         });
         let two = json!({"replicas": 2});
         check(vec![
-            (
-                "complete",
-                deployment_with(2, two.clone(), complete.clone()),
-                Ready,
-            ),
+            ("complete", deployment_with(2, two.clone(), complete.clone()), Ready),
             (
                 "complete, but of the generation before",
                 deployment_with(3, two.clone(), complete),
@@ -430,22 +407,12 @@ mod tests {
                         {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
                          "message": "pods \"inference-\" is forbidden: exceeded quota: q"}]}),
                 ),
-                in_progress(
-                    "0 of 2 available: pods \"inference-\" is forbidden: exceeded quota: q",
-                ),
+                in_progress("0 of 2 available: pods \"inference-\" is forbidden: exceeded quota: q"),
             ),
-            (
-                "scaled to zero",
-                deployment_with(2, json!({"replicas": 0}), json!({"observedGeneration": 2})),
-                Ready,
-            ),
+            ("scaled to zero", deployment_with(2, json!({"replicas": 0}), json!({"observedGeneration": 2})), Ready),
             (
                 "no replicas given means one",
-                deployment_with(
-                    1,
-                    json!({}),
-                    json!({"observedGeneration": 1, "updatedReplicas": 1, "replicas": 1}),
-                ),
+                deployment_with(1, json!({}), json!({"observedGeneration": 1, "updatedReplicas": 1, "replicas": 1})),
                 in_progress("0 of 1 ready"),
             ),
             (
@@ -520,17 +487,11 @@ mod tests {
             ),
             (
                 "one of two ready",
-                with(
-                    json!({"observedGeneration": 1, "desiredNumberScheduled": 2, "currentNumberScheduled": 2,
-                            "updatedNumberScheduled": 2, "numberReady": 1, "numberAvailable": 1}),
-                ),
+                with(json!({"observedGeneration": 1, "desiredNumberScheduled": 2, "currentNumberScheduled": 2,
+                            "updatedNumberScheduled": 2, "numberReady": 1, "numberAvailable": 1})),
                 in_progress("1 of 2 ready"),
             ),
-            (
-                "no node matches",
-                with(json!({"observedGeneration": 1, "desiredNumberScheduled": 0})),
-                Ready,
-            ),
+            ("no node matches", with(json!({"observedGeneration": 1, "desiredNumberScheduled": 0})), Ready),
         ]);
     }
 
@@ -546,17 +507,11 @@ mod tests {
             ),
             (
                 "failed",
-                with(
-                    json!({"failed": 3, "conditions": [{"type": "Failed", "status": "True",
-                    "reason": "BackoffLimitExceeded", "message": "Job has reached the specified backoff limit"}]}),
-                ),
+                with(json!({"failed": 3, "conditions": [{"type": "Failed", "status": "True",
+                    "reason": "BackoffLimitExceeded", "message": "Job has reached the specified backoff limit"}]})),
                 failed("the Job failed: Job has reached the specified backoff limit"),
             ),
-            (
-                "running",
-                with(json!({"active": 1, "ready": 1})),
-                in_progress("0 of 1 completed, 1 running, 0 failed"),
-            ),
+            ("running", with(json!({"active": 1, "ready": 1})), in_progress("0 of 1 completed, 1 running, 0 failed")),
         ]);
     }
 
@@ -566,22 +521,12 @@ mod tests {
         check(vec![
             (
                 "claim that waits for its consumer",
-                object(
-                    "v1",
-                    "PersistentVolumeClaim",
-                    json!({}),
-                    json!({"phase": "Pending"}),
-                ),
+                object("v1", "PersistentVolumeClaim", json!({}), json!({"phase": "Pending"})),
                 Ready,
             ),
             (
                 "lost claim",
-                object(
-                    "v1",
-                    "PersistentVolumeClaim",
-                    json!({}),
-                    json!({"phase": "Lost"}),
-                ),
+                object("v1", "PersistentVolumeClaim", json!({}), json!({"phase": "Lost"})),
                 failed("the volume that it was bound to is lost"),
             ),
             (
@@ -606,12 +551,7 @@ mod tests {
             ),
             (
                 "new definition",
-                object(
-                    "apiextensions.k8s.io/v1",
-                    "CustomResourceDefinition",
-                    json!({}),
-                    json!({}),
-                ),
+                object("apiextensions.k8s.io/v1", "CustomResourceDefinition", json!({}), json!({})),
                 in_progress("not established yet"),
             ),
             (
@@ -636,16 +576,8 @@ mod tests {
                 ),
                 in_progress("0/1 nodes are available: 1 Insufficient cpu."),
             ),
-            (
-                "finished pod",
-                object("v1", "Pod", json!({}), json!({"phase": "Succeeded"})),
-                Ready,
-            ),
-            (
-                "headless service",
-                object("v1", "Service", json!({"clusterIP": "None"}), json!({})),
-                Ready,
-            ),
+            ("finished pod", object("v1", "Pod", json!({}), json!({"phase": "Succeeded"})), Ready),
+            ("headless service", object("v1", "Service", json!({"clusterIP": "None"}), json!({})), Ready),
             (
                 "service without an address",
                 object("v1", "Service", json!({"type": "ClusterIP"}), json!({})),
@@ -653,19 +585,10 @@ mod tests {
             ),
             (
                 "namespace on its way out",
-                object(
-                    "v1",
-                    "Namespace",
-                    json!({}),
-                    json!({"phase": "Terminating"}),
-                ),
+                object("v1", "Namespace", json!({}), json!({"phase": "Terminating"})),
                 in_progress("is being deleted"),
             ),
-            (
-                "no status at all",
-                object("v1", "ConfigMap", json!({}), Value::Null),
-                Ready,
-            ),
+            ("no status at all", object("v1", "ConfigMap", json!({}), Value::Null), Ready),
             (
                 "custom kind with a Ready condition",
                 object(
@@ -697,7 +620,8 @@ mod tests {
 
     #[test]
     fn deletion_is_not_ready() {
-        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"deletionTimestamp": "2026-11-25T14:02:11Z"}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"deletionTimestamp": "2026-11-25T14:02:11Z"}});
         assert_eq!(readiness(&object), in_progress("is being deleted"));
     }
 }

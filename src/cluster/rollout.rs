@@ -65,10 +65,8 @@ impl Reader {
             Readiness::Failed(reason) => (reason, true),
         };
         let pods = self.current_pods(&live).await?;
-        let mut troubles: Vec<(ContainerTrouble, &Value)> = pods
-            .iter()
-            .filter_map(|pod| Some((trouble_in(pod)?, pod)))
-            .collect();
+        let mut troubles: Vec<(ContainerTrouble, &Value)> =
+            pods.iter().filter_map(|pod| Some((trouble_in(pod)?, pod))).collect();
         troubles.sort_by_key(|(trouble, _)| !trouble.fatal);
         match troubles.first() {
             Some((trouble, pod)) if failed || trouble.fatal => {
@@ -85,9 +83,7 @@ impl Reader {
                 events: self.events_of(&live).await.unwrap_or_default(),
             })),
             Some((trouble, _)) => Ok(Rollout::Waiting(format!("{reason}: {trouble}"))),
-            None => Ok(Rollout::Waiting(
-                self.why_waiting(&live, &pods, reason).await,
-            )),
+            None => Ok(Rollout::Waiting(self.why_waiting(&live, &pods, reason).await)),
         }
     }
 
@@ -109,15 +105,7 @@ impl Reader {
             return Vec::new();
         };
         let previous = trouble.reason == "CrashLoopBackOff";
-        self.logs_of(
-            namespace,
-            &trouble.pod,
-            &trouble.container,
-            previous,
-            LOG_LINES,
-        )
-        .await
-        .unwrap_or_default()
+        self.logs_of(namespace, &trouble.pod, &trouble.container, previous, LOG_LINES).await.unwrap_or_default()
     }
 
     /// The pods of a workload's newest revision; none for what has no pods.
@@ -134,9 +122,7 @@ impl Reader {
         };
         let revision = match kind {
             "Deployment" => {
-                let sets = self
-                    .list("apps/v1", "ReplicaSet", Some(namespace), &selector)
-                    .await?;
+                let sets = self.list("apps/v1", "ReplicaSet", Some(namespace), &selector).await?;
                 let Some(hash) = newest_replica_set(workload, &sets)
                     .and_then(|set| set.pointer("/metadata/labels/pod-template-hash"))
                     .and_then(Value::as_str)
@@ -145,15 +131,14 @@ impl Reader {
                 };
                 Some(("pod-template-hash", hash.to_owned()))
             }
-            "StatefulSet" => text("/status/updateRevision")
-                .map(|revision| ("controller-revision-hash", revision.to_owned())),
+            "StatefulSet" => {
+                text("/status/updateRevision").map(|revision| ("controller-revision-hash", revision.to_owned()))
+            }
             "DaemonSet" | "ReplicaSet" | "Job" => None,
             _ => return Ok(Vec::new()),
         };
         let mut pods = self.list("v1", "Pod", Some(namespace), &selector).await?;
-        let revision = revision
-            .as_ref()
-            .map(|(label, value)| (*label, value.as_str()));
+        let revision = revision.as_ref().map(|(label, value)| (*label, value.as_str()));
         pods.retain(|pod| is_current(pod, revision));
         Ok(pods)
     }
@@ -161,13 +146,9 @@ impl Reader {
 
 /// `spec.selector.matchLabels` as a query: `app=inference,tier=web`.
 fn selector_of(workload: &Value) -> Option<String> {
-    let labels = workload
-        .pointer("/spec/selector/matchLabels")?
-        .as_object()?;
-    let parts: Vec<String> = labels
-        .iter()
-        .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
-        .collect();
+    let labels = workload.pointer("/spec/selector/matchLabels")?.as_object()?;
+    let parts: Vec<String> =
+        labels.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect();
     (!parts.is_empty()).then(|| parts.join(","))
 }
 
@@ -180,8 +161,7 @@ mod tests {
     #[test]
     fn trouble_shows_its_evidence() {
         let trouble = Trouble {
-            reason: "0 of 1 ready: pod a, container b: CrashLoopBackOff: exit code 1 (2 restarts)"
-                .into(),
+            reason: "0 of 1 ready: pod a, container b: CrashLoopBackOff: exit code 1 (2 restarts)".into(),
             log: vec!["opening the model".into(), "no such file".into()],
             events: vec!["BackOff: Back-off restarting failed container".into()],
         };

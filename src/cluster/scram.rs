@@ -40,13 +40,7 @@ fn verifier(password: &str, salt: &[u8], iterations: NonZeroU32) -> String {
     // The server falls back to the bytes as they are when they cannot be normalised, and so does its client.
     let prepared = stringprep::saslprep(password).unwrap_or_else(|_| password.into());
     let mut salted = [0; digest::SHA256_OUTPUT_LEN];
-    pbkdf2::derive(
-        pbkdf2::PBKDF2_HMAC_SHA256,
-        iterations,
-        salt,
-        prepared.as_bytes(),
-        &mut salted,
-    );
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, prepared.as_bytes(), &mut salted);
     let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
     let client_key = hmac::sign(&key, b"Client Key");
     let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
@@ -74,10 +68,7 @@ mod tests {
                     s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
         let server_key = STANDARD.decode(text.rsplit(':').next().unwrap()).unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &server_key);
-        assert_eq!(
-            STANDARD.encode(hmac::sign(&key, auth.as_bytes())),
-            "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
-        );
+        assert_eq!(STANDARD.encode(hmac::sign(&key, auth.as_bytes())), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert!(matches(&text, "pencil"));
         assert!(!matches(&text, "pencil "));
     }
@@ -91,13 +82,7 @@ mod tests {
 
     #[test]
     fn what_is_no_verifier_matches_nothing() {
-        for stored in [
-            "",
-            "md5abc",
-            "SCRAM-SHA-256$0:AA==$a:b",
-            "SCRAM-SHA-256$x",
-            "x",
-        ] {
+        for stored in ["", "md5abc", "SCRAM-SHA-256$0:AA==$a:b", "SCRAM-SHA-256$x", "x"] {
             assert!(!matches(stored, "x"), "{stored}");
         }
     }

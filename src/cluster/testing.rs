@@ -31,9 +31,7 @@ pub struct TestHost {
 impl TestHost {
     pub fn new() -> Self {
         // Two TLS implementations are never linked, but the choice must be made once per process.
-        rustls::crypto::ring::default_provider()
-            .install_default()
-            .ok();
+        rustls::crypto::ring::default_provider().install_default().ok();
         Self {
             facts: Facts::default(),
             files: BTreeMap::new(),
@@ -99,9 +97,9 @@ impl ReadHost for TestHost {
     }
 
     async fn cluster(&self) -> Result<Reader, Unavailable> {
-        self.reader.clone().ok_or_else(|| Unavailable {
-            reason: "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)".into(),
-        })
+        self.reader
+            .clone()
+            .ok_or_else(|| Unavailable { reason: "k3s is not installed yet (no /etc/rancher/k3s/k3s.yaml)".into() })
     }
 
     fn progress(&self, text: &str) {
@@ -175,10 +173,7 @@ pub fn kubeconfig(port: u16) -> String {
 
 /// What a test needs that is not on every machine: skipped with a word, or an error where everything must be there.
 pub fn missing_peer<T>(what: &str) -> Option<T> {
-    assert!(
-        std::env::var("PROVISION_REQUIRE_PEERS").as_deref() != Ok("1"),
-        "PROVISION_REQUIRE_PEERS=1, but {what}"
-    );
+    assert!(std::env::var("PROVISION_REQUIRE_PEERS").as_deref() != Ok("1"), "PROVISION_REQUIRE_PEERS=1, but {what}");
     eprintln!("skipped: {what}");
     None
 }
@@ -204,18 +199,12 @@ pub struct FixedApi {
 impl FixedApi {
     /// Serves `objects` (path -> object or list) and returns a reader of them.
     pub async fn serve(objects: impl IntoIterator<Item = (String, Value)>) -> (Reader, Arc<Self>) {
-        let api = Arc::new(Self {
-            objects: Mutex::new(objects.into_iter().collect()),
-        });
+        let api = Arc::new(Self { objects: Mutex::new(objects.into_iter().collect()) });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let app = axum::Router::new()
-            .fallback(answer)
-            .with_state(Arc::clone(&api));
+        let app = axum::Router::new().fallback(answer).with_state(Arc::clone(&api));
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        rustls::crypto::ring::default_provider()
-            .install_default()
-            .ok();
+        rustls::crypto::ring::default_provider().install_default().ok();
         let config = kube::Config::new(format!("http://127.0.0.1:{port}").parse().unwrap());
         (Reader::new(kube::Client::try_from(config).unwrap()), api)
     }
@@ -274,27 +263,14 @@ impl Postgres {
     /// Starts one that asks everybody for a SCRAM password and logs every statement; `None` where PostgreSQL is not installed.
     pub fn start() -> Option<Self> {
         let Some(bin) = server_tools() else {
-            return missing_peer(
-                "PostgreSQL's server is not installed (apt-get install postgresql)",
-            );
+            return missing_peer("PostgreSQL's server is not installed (apt-get install postgresql)");
         };
-        let dir = tempfile::Builder::new()
-            .prefix("provision-pg")
-            .tempdir()
-            .unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let dir = tempfile::Builder::new().prefix("provision-pg").tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Self { bin, dir, port };
         // The server refuses to run as root.
         std::fs::write(server.dir.path().join("pw"), Self::PASSWORD).unwrap();
-        let owner = Command::new("chown")
-            .args(["-R", "postgres"])
-            .arg(server.dir.path())
-            .status()
-            .unwrap();
+        let owner = Command::new("chown").args(["-R", "postgres"]).arg(server.dir.path()).status().unwrap();
         assert!(owner.success(), "the user postgres is missing");
         let dir = server.dir.path().display().to_string();
         server.run(
@@ -321,12 +297,7 @@ impl Postgres {
 
     fn run(&self, program: &str, args: &[&str]) {
         let output = Command::new("setpriv")
-            .args([
-                "--reuid=postgres",
-                "--regid=postgres",
-                "--clear-groups",
-                "--",
-            ])
+            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"])
             .arg(self.bin.join(program))
             .args(args)
             .current_dir(self.dir.path())
@@ -363,9 +334,6 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let data = self.dir.path().join("data");
-        self.run(
-            "pg_ctl",
-            &["-D", &data.display().to_string(), "-m", "immediate", "stop"],
-        );
+        self.run("pg_ctl", &["-D", &data.display().to_string(), "-m", "immediate", "stop"]);
     }
 }

@@ -66,20 +66,13 @@ impl Writer {
                 Ok(Rollout::Ready) => return Ok(()),
                 Ok(Rollout::Waiting(reason)) => reason,
                 Ok(Rollout::Hopeless(trouble)) => {
-                    return Err(NotReady::Hopeless {
-                        object: object.clone(),
-                        trouble,
-                    });
+                    return Err(NotReady::Hopeless { object: object.clone(), trouble });
                 }
                 Err(error) if error.is_unreachable() => error.to_string(),
                 Err(error) => return Err(error.into()),
             };
             if started.elapsed() >= timeout {
-                return Err(NotReady::TimedOut {
-                    object: object.clone(),
-                    waited: timeout.as_secs(),
-                    reason,
-                });
+                return Err(NotReady::TimedOut { object: object.clone(), waited: timeout.as_secs(), reason });
             }
             host.progress(&format!("waiting for {object}: {reason}"));
             host.sleep(poll.min(timeout)).await;

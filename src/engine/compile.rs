@@ -11,7 +11,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place};
 use crate::host::ArtifactPin;
 use crate::project::yaml::Node;
 use crate::project::{Entry, Project, StageFile, explain, flag, render};
-use crate::resources::{AnyResource, BuiltImage, Resolve, registry};
+use crate::resources::{AnyResource, BuiltImage, ImageSource, Resolve, registry};
 
 /// Seconds that `up` waits for a check unless the stage says otherwise.
 const WITHIN: u64 = 120;
@@ -29,6 +29,12 @@ pub trait Supplier {
     /// # Errors
     /// When the recipe is wrong or the build failed.
     fn image(&mut self, recipe: &str) -> Result<BuiltImage>;
+
+    /// An image that is pinned by name.
+    ///
+    /// # Errors
+    /// When there is none of this name, it is not an image, or building it failed.
+    fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
 }
 
 /// Makes the program for one host out of `stages`, in dependency order.
@@ -95,13 +101,21 @@ fn images(
         for entry in stage.resources.iter().filter(|entry| entry.kind == "image") {
             for (resource, _) in compiler.entry(entry) {
                 let spec = resource.spec().unwrap_or_default();
-                if let Some(reference) = spec.pointer("/built/reference").and_then(Value::as_str) {
-                    images.insert(resource.name(), Value::String(reference.to_owned()));
+                let resolved = spec.get("resolved").cloned().unwrap_or_default();
+                if let Ok(source) = serde_json::from_value::<ImageSource>(resolved) {
+                    images.insert(image_name(&resource.name()), Value::String(source.reference()));
                 }
             }
         }
     }
     images
+}
+
+/// `image.NAME` in templates: an artifact's name, or the folder of a recipe (`rul` for workloads/rul/image.yml).
+fn image_name(resource: &str) -> String {
+    let path = Path::new(resource);
+    let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    folder.unwrap_or_else(|| resource.to_owned())
 }
 
 struct Compiler<'a> {
@@ -291,5 +305,9 @@ impl Resolve for Resolver<'_> {
 
     fn image(&mut self, recipe: &str) -> Result<BuiltImage> {
         self.supplier.image(recipe)
+    }
+
+    fn image_artifact(&mut self, name: &str) -> Result<ImageSource> {
+        self.supplier.image_artifact(name)
     }
 }

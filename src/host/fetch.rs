@@ -108,12 +108,7 @@ impl Fetcher {
     }
 
     /// `false` when the controller does not have it.
-    async fn ask_controller(
-        &self,
-        artifact: &ArtifactPin,
-        part: &Path,
-        progress: Progress<'_>,
-    ) -> Result<bool> {
+    async fn ask_controller(&self, artifact: &ArtifactPin, part: &Path, progress: Progress<'_>) -> Result<bool> {
         // Beside the part of a download, which is worth keeping until the controller really has it.
         let own = part.with_extension("controller");
         let mut file = create(&own, false).await?;
@@ -153,13 +148,7 @@ impl Fetcher {
         outcome
     }
 
-    async fn ask_url(
-        &self,
-        artifact: &ArtifactPin,
-        url: &str,
-        part: &Path,
-        progress: Progress<'_>,
-    ) -> Result<()> {
+    async fn ask_url(&self, artifact: &ArtifactPin, url: &str, part: &Path, progress: Progress<'_>) -> Result<()> {
         let url = Url::parse(url).with_context(|| format!("{url:?} is no URL"))?;
         let source = shown(&url);
         let client = self.client.get_or_try_init(|| async { client() }).await?;

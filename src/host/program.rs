@@ -188,11 +188,7 @@ fn command(program: &Path, cmd: &Cmd, cwd: &Path) -> Command {
         .env("HOME", home)
         .envs(cmd.env.iter().map(|(name, value)| (name, value)))
         .current_dir(cwd)
-        .stdin(if cmd.stdin.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if cmd.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)

@@ -32,28 +32,13 @@ impl Query {
     /// Unit files of a type (`swap`): name, state and preset per line.
     pub fn systemd_unit_files(unit_type: &str) -> Self {
         let unit_type = format!("--type={unit_type}");
-        Self::of([
-            "systemctl",
-            "list-unit-files",
-            &unit_type,
-            "--no-legend",
-            "--plain",
-        ])
+        Self::of(["systemctl", "list-unit-files", &unit_type, "--no-legend", "--plain"])
     }
 
     /// The last lines that a unit wrote to the journal.
     pub fn journal(unit: &str, lines: usize) -> Self {
         let lines = lines.to_string();
-        Self::of([
-            "journalctl",
-            "--no-pager",
-            "--quiet",
-            "--output=short-iso",
-            "-n",
-            &lines,
-            "-u",
-            unit,
-        ])
+        Self::of(["journalctl", "--no-pager", "--quiet", "--output=short-iso", "-n", &lines, "-u", unit])
     }
 
     /// When content or metadata of paths last changed (ctime, which nobody can set back): `seconds.fraction path` per line.
@@ -88,14 +73,7 @@ impl Query {
 
     /// Containers in k3s's containerd, as a table with the image of each.
     pub fn k3s_containers() -> Self {
-        Self::of([
-            "/usr/local/bin/k3s",
-            "ctr",
-            "-n",
-            "k8s.io",
-            "containers",
-            "ls",
-        ])
+        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "containers", "ls"])
     }
 
     /// Version of an installed program.

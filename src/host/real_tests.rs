@@ -247,19 +247,9 @@ async fn a_failure_keeps_the_last_lines() {
     assert_eq!(failed.tail[19], "30");
     assert_eq!(failed.to_string(), "`sh -c seq 30; exit 3` ended with status 3");
     let failed = failure(&rooted.host, &shell("kill -9 $$")).await;
-    assert_eq!(
-        (failed.reason.as_str(), failed.status),
-        ("was ended by signal 9", Some(137))
-    );
-    let error = rooted
-        .host
-        .run(&shell("true").cwd("/no/where"))
-        .await
-        .unwrap_err();
-    assert!(
-        format!("{error:#}").contains("/no/where: No such file"),
-        "{error:#}"
-    );
+    assert_eq!((failed.reason.as_str(), failed.status), ("was ended by signal 9", Some(137)));
+    let error = rooted.host.run(&shell("true").cwd("/no/where")).await.unwrap_err();
+    assert!(format!("{error:#}").contains("/no/where: No such file"), "{error:#}");
     let failed = failure(&rooted.host, &Cmd::new(["no-such-program"])).await;
     assert_eq!(failed.to_string(), "`no-such-program` is not installed");
 }

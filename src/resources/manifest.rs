@@ -12,8 +12,8 @@ use super::short_form::{ShortForm, short_form};
 use super::{Observed, Resolve, Resource};
 use crate::cluster::object::set_label;
 use crate::cluster::{
-    self, MANAGED_BY_LABEL, MANIFEST_LABEL, ObjectRef, ObjectState, Takeover, apply, diff_of,
-    label_value, parse_manifest,
+    self, MANAGED_BY_LABEL, MANIFEST_LABEL, ObjectRef, ObjectState, Takeover, apply, diff_of, label_value,
+    parse_manifest,
 };
 use crate::diff::Diff;
 use crate::host::{ReadHost, WriteHost};
@@ -79,15 +79,7 @@ impl ShortForm for Manifest {
     }
 
     fn from_text(path: String) -> Result<Self, String> {
-        Ok(Self {
-            path,
-            name: None,
-            namespace: None,
-            wait: DEFAULT_WAIT,
-            force: false,
-            prune: true,
-            content: None,
-        })
+        Ok(Self { path, name: None, namespace: None, wait: DEFAULT_WAIT, force: false, prune: true, content: None })
     }
 }
 
@@ -98,21 +90,15 @@ impl Manifest {
     }
 
     fn takeover(&self) -> Takeover {
-        if self.force {
-            Takeover::Always
-        } else {
-            Takeover::ByHand
-        }
+        if self.force { Takeover::Always } else { Takeover::ByHand }
     }
 
     /// The objects in the order of applying, labelled.
     fn objects(&self) -> Result<Vec<Value>> {
-        let content = self
-            .content
-            .as_deref()
-            .with_context(|| format!("the template {} was not rendered", self.path))?;
-        let mut objects = parse_manifest(content)
-            .map_err(|fault| anyhow!("template {}, as rendered: {fault}", self.path))?;
+        let content =
+            self.content.as_deref().with_context(|| format!("the template {} was not rendered", self.path))?;
+        let mut objects =
+            parse_manifest(content).map_err(|fault| anyhow!("template {}, as rendered: {fault}", self.path))?;
         let label = self.label();
         for object in &mut objects {
             set_label(object, MANAGED_BY_LABEL.0, MANAGED_BY_LABEL.1);
@@ -134,9 +120,7 @@ impl Manifest {
                 place(object, namespace, &cluster_wide, reader).await?;
             }
         }
-        objects.sort_by_key(|object| {
-            ObjectRef::of(object).map_or(2, |reference| apply::rank(&reference))
-        });
+        objects.sort_by_key(|object| ObjectRef::of(object).map_or(2, |reference| apply::rank(&reference)));
         Ok(objects)
     }
 }
@@ -154,19 +138,15 @@ async fn place(
     if reference.namespace.is_some() {
         return Ok(());
     }
-    let namespaced = match reader
-        .resource(&reference.api_version, &reference.kind)
-        .await
-    {
+    let namespaced = match reader.resource(&reference.api_version, &reference.kind).await {
         Ok((_, scope)) => scope == kube::discovery::Scope::Namespaced,
         // Not served yet: the definition is in this file, or the manifest is pending anyway.
-        Err(cluster::Error::UnknownKind { .. }) => !cluster_wide
-            .iter()
-            .any(|(group, kind)| group == reference.group() && *kind == reference.kind),
+        Err(cluster::Error::UnknownKind { .. }) => {
+            !cluster_wide.iter().any(|(group, kind)| group == reference.group() && *kind == reference.kind)
+        }
         Err(error) => return Err(error),
     };
-    if namespaced && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
-    {
+    if namespaced && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("namespace".into(), namespace.into());
     }
     Ok(())
@@ -195,21 +175,11 @@ impl Resource for Manifest {
     }
 
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
-        ensure!(
-            self.content.is_none(),
-            "`content` cannot be given: objects come from the template that `path` names"
-        );
-        ensure!(
-            self.name.as_deref() != Some(""),
-            "`name` is empty: leave it out, or give the manifest a name"
-        );
+        ensure!(self.content.is_none(), "`content` cannot be given: objects come from the template that `path` names");
+        ensure!(self.name.as_deref() != Some(""), "`name` is empty: leave it out, or give the manifest a name");
         self.content = Some(project.template(&self.path)?);
         let objects = self.objects()?;
-        ensure!(
-            !objects.is_empty(),
-            "template {}, as rendered, holds no object",
-            self.path
-        );
+        ensure!(!objects.is_empty(), "template {}, as rendered, holds no object", self.path);
         Ok(())
     }
 
@@ -222,8 +192,7 @@ impl Resource for Manifest {
             let objects = self.placed_objects(&reader).await?;
             let mut states = reader.look_at(&objects, self.takeover()).await?;
             if self.prune {
-                let wanted: Vec<ObjectRef> =
-                    states.iter().map(|state| state.reference.clone()).collect();
+                let wanted: Vec<ObjectRef> = states.iter().map(|state| state.reference.clone()).collect();
                 states.extend(apply::unwanted(&reader, &self.label(), &wanted).await?);
             }
             Ok(states)
@@ -239,10 +208,7 @@ impl Resource for Manifest {
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()> {
         let writer = host.cluster_mut().await?;
         let objects = self.placed_objects(writer.reader()).await?;
-        let references: Vec<ObjectRef> = objects
-            .iter()
-            .map(ObjectRef::of)
-            .collect::<Result<_, _>>()?;
+        let references: Vec<ObjectRef> = objects.iter().map(ObjectRef::of).collect::<Result<_, _>>()?;
         for (object, reference) in objects.iter().zip(&references) {
             if !diff.has(&reference.to_string()) {
                 continue;
@@ -252,9 +218,7 @@ impl Resource for Manifest {
             if apply::rank(reference) == 1 {
                 // Its objects may follow in this very file.
                 let definition = std::slice::from_ref(reference);
-                writer
-                    .wait_ready(host, definition, ESTABLISH_TIMEOUT)
-                    .await?;
+                writer.wait_ready(host, definition, ESTABLISH_TIMEOUT).await?;
             }
         }
         if self.prune {
@@ -267,9 +231,7 @@ impl Resource for Manifest {
         }
         if self.wait > 0 {
             // All of them, also those that did not change: a changed ConfigMap is only done when its Deployment still runs.
-            writer
-                .wait_ready(host, &references, Duration::from_secs(self.wait))
-                .await?;
+            writer.wait_ready(host, &references, Duration::from_secs(self.wait)).await?;
         }
         Ok(())
     }
@@ -304,9 +266,7 @@ pub(super) async fn apply_objects(
 }
 
 /// What an earlier step will provide (the API server, a kind) is pending; everything else is an error now.
-fn known_or_pending(
-    looked: Result<Vec<ObjectState>, cluster::Error>,
-) -> Result<Observed<Vec<ObjectState>>> {
+fn known_or_pending(looked: Result<Vec<ObjectState>, cluster::Error>) -> Result<Observed<Vec<ObjectState>>> {
     match looked {
         Ok(states) => Ok(Observed::Known(states)),
         Err(error @ (cluster::Error::Unreachable(_) | cluster::Error::UnknownKind { .. })) => {

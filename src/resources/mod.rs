@@ -3,10 +3,39 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
+pub mod apt;
+pub mod archive;
+pub mod artifact;
+pub mod command;
+pub mod directory;
+pub mod download;
+pub mod file;
+pub mod hostname;
 pub mod image;
+pub mod kernel_module;
+pub mod link;
+pub mod manifest;
+pub mod mode;
+pub mod namespace;
+pub mod path;
+mod placement;
+pub mod postgres_database;
+pub mod postgres_role;
+#[cfg(test)]
+mod promise_tests;
 pub mod registry;
 pub mod secret;
 pub mod short_form;
+pub mod swap;
+pub mod sysctl;
+pub mod systemd_unit;
+#[cfg(test)]
+pub mod testing;
+pub mod timezone;
+pub mod ufw;
+pub mod user;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use async_trait::async_trait;

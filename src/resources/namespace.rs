@@ -30,18 +30,14 @@ pub struct Namespace {
 short_form!(Namespace);
 
 impl ShortForm for Namespace {
-    const EXPECTING: &'static str =
-        "the name of a namespace, or a mapping with `name` and `labels`";
+    const EXPECTING: &'static str = "the name of a namespace, or a mapping with `name` and `labels`";
 
     fn full<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::deserialize(deserializer)
     }
 
     fn from_text(name: String) -> Result<Self, String> {
-        Ok(Self {
-            name,
-            labels: BTreeMap::new(),
-        })
+        Ok(Self { name, labels: BTreeMap::new() })
     }
 }
 
@@ -85,22 +81,12 @@ mod tests {
     fn both_forms_and_a_clear_error() {
         let short: Namespace = serde_json::from_value(json!("mlops")).unwrap();
         assert_eq!(short.name, "mlops");
-        assert_eq!(
-            serde_json::to_value(&short).unwrap(),
-            json!({"name": "mlops"})
-        );
-        let full: Namespace =
-            serde_json::from_value(json!({"name": "mlops", "labels": {"a": "b"}})).unwrap();
+        assert_eq!(serde_json::to_value(&short).unwrap(), json!({"name": "mlops"}));
+        let full: Namespace = serde_json::from_value(json!({"name": "mlops", "labels": {"a": "b"}})).unwrap();
         assert_eq!(full.object()["metadata"]["labels"]["a"], "b");
         let error = serde_json::from_value::<Namespace>(json!({"nmae": "a"})).unwrap_err();
-        assert!(
-            error.to_string().contains("unknown field `nmae`"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("unknown field `nmae`"), "{error}");
         let error = serde_json::from_value::<Namespace>(json!(7)).unwrap_err();
-        assert!(
-            error.to_string().contains("the name of a namespace"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("the name of a namespace"), "{error}");
     }
 }

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::postgres_role::{
-    Looked, RoleState, change_role, check_role, default_admin_secret, default_admin_user, look,
-    open_to_change, role_diff, role_state,
+    Looked, RoleState, change_role, check_role, default_admin_secret, default_admin_user, look, open_to_change,
+    role_diff, role_state,
 };
 use super::{Observed, Resolve, Resource};
 use crate::cluster::postgres::{Access, ServiceName, Session, name_fault, quote_name, sql_error};
@@ -101,10 +101,7 @@ impl PostgresDatabase {
     }
 
     async fn execute(&self, session: &Session, what: &str, statement: String) -> Result<()> {
-        session
-            .batch_execute(&statement)
-            .await
-            .map_err(|error| sql_error(&format!("{what} {:?}", self.name), &error))
+        session.batch_execute(&statement).await.map_err(|error| sql_error(&format!("{what} {:?}", self.name), &error))
     }
 }
 
@@ -125,10 +122,7 @@ impl Resource for PostgresDatabase {
             }
         }
         if ["postgres", "template0", "template1"].contains(&self.name.as_str()) {
-            bail!(
-                "the database {:?} belongs to the server: choose another name",
-                self.name
-            );
+            bail!("the database {:?} belongs to the server: choose another name", self.name);
         }
         match &self.password {
             Some(password) => check_role(&self.owner, &self.admin_user, password),
@@ -150,10 +144,7 @@ impl Resource for PostgresDatabase {
         }
         let Some(database) = &state.database else {
             diff.action = Some(Action::Create);
-            diff.push(
-                DATABASE,
-                format!("create {:?} for {:?} alone", self.name, self.owner),
-            );
+            diff.push(DATABASE, format!("create {:?} for {:?} alone", self.name, self.owner));
             return diff;
         };
         // The database is there: whatever else is made, it changes.
@@ -188,29 +179,17 @@ impl Resource for PostgresDatabase {
         let (name, owner) = (quote_name(&self.name), quote_name(&self.owner));
         let create = diff.has(DATABASE);
         if create {
-            self.execute(
-                &session,
-                "CREATE DATABASE",
-                format!("CREATE DATABASE {name} OWNER {owner}"),
-            )
-            .await?;
+            self.execute(&session, "CREATE DATABASE", format!("CREATE DATABASE {name} OWNER {owner}")).await?;
         }
         if diff.has(OWNER) {
-            self.execute(
-                &session,
-                "ALTER DATABASE",
-                format!("ALTER DATABASE {name} OWNER TO {owner}"),
-            )
-            .await?;
+            self.execute(&session, "ALTER DATABASE", format!("ALTER DATABASE {name} OWNER TO {owner}")).await?;
         }
         if create || diff.has(PUBLIC) || diff.has(OWNER) || diff.has(ACCESS) {
             // In one transaction: never a moment in which the owner is shut out.
             self.execute(
                 &session,
                 "rights of",
-                format!(
-                    "REVOKE CONNECT ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO {owner}"
-                ),
+                format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO {owner}"),
             )
             .await?;
         }
@@ -236,15 +215,10 @@ mod tests {
     }
 
     async fn changed(resource: &PostgresDatabase, host: &TestHost) -> Vec<String> {
-        let Planned::Change(diff) = resource.plan(host).await.unwrap() else {
-            panic!("nothing to do")
-        };
+        let Planned::Change(diff) = resource.plan(host).await.unwrap() else { panic!("nothing to do") };
         Resource::apply(resource, host, &diff).await.unwrap();
         assert_eq!(resource.plan(host).await.unwrap(), Planned::InSync);
-        diff.changes
-            .into_iter()
-            .map(|change| format!("{}: {}", change.field, change.detail))
-            .collect()
+        diff.changes.into_iter().map(|change| format!("{}: {}", change.field, change.detail)).collect()
     }
 
     #[tokio::test]
@@ -255,25 +229,14 @@ mod tests {
         let host = server.host().await;
 
         let without = database(None);
-        let Planned::Change(diff) = without.plan(&host).await.unwrap() else {
-            panic!("nothing to do")
-        };
-        let error = Resource::apply(&without, &host, &diff)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("the role \"mlflow\" does not exist on mlops/postgres"),
-            "{error}"
-        );
+        let Planned::Change(diff) = without.plan(&host).await.unwrap() else { panic!("nothing to do") };
+        let error = Resource::apply(&without, &host, &diff).await.unwrap_err().to_string();
+        assert!(error.contains("the role \"mlflow\" does not exist on mlops/postgres"), "{error}");
 
         let resource = database(Some("canary-pw"));
         assert_eq!(
             changed(&resource, &host).await,
-            [
-                "role: create \"mlflow\" with login and password •••",
-                "database: create \"mlflow\" for \"mlflow\" alone"
-            ]
+            ["role: create \"mlflow\" with login and password •••", "database: create \"mlflow\" for \"mlflow\" alone"]
         );
         assert_eq!(without.plan(&host).await.unwrap(), Planned::InSync);
 
@@ -284,60 +247,27 @@ mod tests {
             read_only: false,
             ..resource.access()
         };
-        let owner = as_user("mlflow", "canary-pw")
-            .connect(&host, "mlflow")
-            .await
-            .unwrap();
+        let owner = as_user("mlflow", "canary-pw").connect(&host, "mlflow").await.unwrap();
         owner.batch_execute("CREATE TABLE t (a int)").await.unwrap();
         let admin = open_to_change(resource.access(), &host).await.unwrap();
-        admin
-            .batch_execute("CREATE ROLE other LOGIN PASSWORD 'x'")
-            .await
-            .unwrap();
-        let refused = as_user("other", "x")
-            .connect(&host, "mlflow")
-            .await
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(
-            refused.contains("permission denied for database"),
-            "{refused}"
-        );
+        admin.batch_execute("CREATE ROLE other LOGIN PASSWORD 'x'").await.unwrap();
+        let refused = as_user("other", "x").connect(&host, "mlflow").await.err().unwrap().to_string();
+        assert!(refused.contains("permission denied for database"), "{refused}");
 
         // Changed by hand, one thing after the other, and all at once.
-        admin
-            .batch_execute("GRANT CONNECT ON DATABASE mlflow TO PUBLIC")
-            .await
-            .unwrap();
-        assert_eq!(
-            changed(&resource, &host).await,
-            ["access of everybody: CONNECT -> none"]
-        );
-        admin
-            .batch_execute("REVOKE CONNECT ON DATABASE mlflow FROM mlflow")
-            .await
-            .unwrap();
-        assert_eq!(
-            changed(&resource, &host).await,
-            ["access of the owner: none -> CONNECT"]
-        );
+        admin.batch_execute("GRANT CONNECT ON DATABASE mlflow TO PUBLIC").await.unwrap();
+        assert_eq!(changed(&resource, &host).await, ["access of everybody: CONNECT -> none"]);
+        admin.batch_execute("REVOKE CONNECT ON DATABASE mlflow FROM mlflow").await.unwrap();
+        assert_eq!(changed(&resource, &host).await, ["access of the owner: none -> CONNECT"]);
         admin
             .batch_execute("ALTER DATABASE mlflow OWNER TO other; GRANT CONNECT ON DATABASE mlflow TO PUBLIC; ALTER ROLE mlflow PASSWORD 'y'")
             .await
             .unwrap();
         assert_eq!(
             changed(&resource, &host).await,
-            [
-                "password: ••• (changed)",
-                "owner: other -> mlflow",
-                "access of everybody: CONNECT -> none"
-            ]
+            ["password: ••• (changed)", "owner: other -> mlflow", "access of everybody: CONNECT -> none"]
         );
-        as_user("mlflow", "canary-pw")
-            .connect(&host, "mlflow")
-            .await
-            .unwrap();
+        as_user("mlflow", "canary-pw").connect(&host, "mlflow").await.unwrap();
         assert!(!server.log().contains("canary"), "{}", server.log());
     }
 
@@ -345,11 +275,7 @@ mod tests {
     fn a_new_role_for_an_old_database_is_a_change() {
         let state = State {
             role: None,
-            database: Some(DatabaseState {
-                owner: "postgres".into(),
-                open_to_all: true,
-                open_to_owner: false,
-            }),
+            database: Some(DatabaseState { owner: "postgres".into(), open_to_all: true, open_to_owner: false }),
         };
         let diff = database(Some("x")).diff(&state);
         assert_eq!(diff.action, Some(Action::Change));

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Observed, Resolve, Resource};
 use crate::cluster::postgres::{
-    Access, ConnectError, ServiceName, Session, name_fault, new_verifier, password_matches,
-    quote_name, quote_text, sql_error,
+    Access, ConnectError, ServiceName, Session, name_fault, new_verifier, password_matches, quote_name, quote_text,
+    sql_error,
 };
 use crate::diff::{Action, Diff};
 use crate::host::{ReadHost, WriteHost};
@@ -93,9 +93,7 @@ impl Resource for PostgresRole {
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<Self::State>> {
         match look(self.access(), host).await? {
             Looked::Pending(reason) => Ok(Observed::Pending(reason)),
-            Looked::At(session) => Ok(Observed::Known(
-                role_state(&session, &self.name, Some(&self.password)).await?,
-            )),
+            Looked::At(session) => Ok(Observed::Known(role_state(&session, &self.name, Some(&self.password)).await?)),
         }
     }
 
@@ -121,18 +119,9 @@ pub(super) fn check_role(name: &str, admin_user: &str, password: &str) -> Result
         "the role {name:?} is the superuser that the change is made as: it cannot take its own rights away\n  hint: choose \
          another name"
     );
-    ensure!(
-        !name.starts_with("pg_"),
-        "role names that begin with `pg_` belong to PostgreSQL"
-    );
-    ensure!(
-        !password.is_empty(),
-        "the password of role {name:?} is empty: PostgreSQL would let it never log in"
-    );
-    ensure!(
-        !password.contains('\0'),
-        "the password of role {name:?} holds a zero byte"
-    );
+    ensure!(!name.starts_with("pg_"), "role names that begin with `pg_` belong to PostgreSQL");
+    ensure!(!password.is_empty(), "the password of role {name:?} is empty: PostgreSQL would let it never log in");
+    ensure!(!password.contains('\0'), "the password of role {name:?} holds a zero byte");
     Ok(())
 }
 
@@ -151,25 +140,16 @@ pub(super) async fn look(access: Access<'_>, host: &dyn ReadHost) -> Result<Look
         Err(error) if !error.may_pass() => return Err(error.into()),
         Err(_) => {}
     }
-    match access
-        .connect_patiently(host, MAINTENANCE_DATABASE, OBSERVE_PATIENCE)
-        .await
-    {
+    match access.connect_patiently(host, MAINTENANCE_DATABASE, OBSERVE_PATIENCE).await {
         Ok(session) => Ok(Looked::At(session)),
-        Err(error) if error.may_pass() => Ok(Looked::Pending(format!(
-            "needs service {}: {error}",
-            access.service
-        ))),
+        Err(error) if error.may_pass() => Ok(Looked::Pending(format!("needs service {}: {error}", access.service))),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Connects for changing.
 pub(super) async fn open_to_change(access: Access<'_>, host: &dyn WriteHost) -> Result<Session> {
-    let access = Access {
-        read_only: false,
-        ..access
-    };
+    let access = Access { read_only: false, ..access };
     access
         .connect_patiently(host.as_read(), MAINTENANCE_DATABASE, APPLY_PATIENCE)
         .await
@@ -177,11 +157,7 @@ pub(super) async fn open_to_change(access: Access<'_>, host: &dyn WriteHost) -> 
 }
 
 /// A role as it is; `None` when there is none.
-pub(super) async fn role_state(
-    session: &Session,
-    name: &str,
-    password: Option<&str>,
-) -> Result<Option<RoleState>> {
+pub(super) async fn role_state(session: &Session, name: &str, password: Option<&str>) -> Result<Option<RoleState>> {
     let row = session
         .query_opt(
             "SELECT rolcanlogin, rolsuper, coalesce(rolpassword, '') FROM pg_catalog.pg_authid WHERE rolname = $1",
@@ -211,10 +187,7 @@ const PASSWORD: &str = "password";
 pub(super) fn role_diff(diff: &mut Diff, name: &str, state: Option<RoleState>) {
     let Some(state) = state else {
         diff.action = Some(Action::Create);
-        diff.push(
-            CREATE,
-            format!("create {name:?} with login and password •••"),
-        );
+        diff.push(CREATE, format!("create {name:?} with login and password •••"));
         return;
     };
     if !state.can_login {
@@ -229,12 +202,7 @@ pub(super) fn role_diff(diff: &mut Diff, name: &str, state: Option<RoleState>) {
 }
 
 /// Does what [`role_diff`] found.
-pub(super) async fn change_role(
-    session: &Session,
-    name: &str,
-    password: &str,
-    diff: &Diff,
-) -> Result<()> {
+pub(super) async fn change_role(session: &Session, name: &str, password: &str, diff: &Diff) -> Result<()> {
     let mut options: Vec<String> = Vec::new();
     let create = diff.has(CREATE);
     if create || diff.has(LOGIN) {
@@ -251,10 +219,7 @@ pub(super) async fn change_role(
     }
     let verb = if create { "CREATE" } else { "ALTER" };
     let statement = format!("{verb} ROLE {} {}", quote_name(name), options.join(" "));
-    session
-        .batch_execute(&statement)
-        .await
-        .map_err(|error| sql_error(&format!("{verb} ROLE {name:?}"), &error))
+    session.batch_execute(&statement).await.map_err(|error| sql_error(&format!("{verb} ROLE {name:?}"), &error))
 }
 
 #[cfg(test)]
@@ -267,32 +232,19 @@ mod tests {
     use crate::resources::{AnyResource, Planned};
 
     fn role(password: &str) -> PostgresRole {
-        serde_json::from_value(
-            json!({"service": "mlops/postgres", "name": "ml\"flow", "password": password}),
-        )
-        .unwrap()
+        serde_json::from_value(json!({"service": "mlops/postgres", "name": "ml\"flow", "password": password})).unwrap()
     }
 
     async fn changed(role: &PostgresRole, host: &TestHost) -> Vec<String> {
-        let Planned::Change(diff) = role.plan(host).await.unwrap() else {
-            panic!("nothing to do")
-        };
+        let Planned::Change(diff) = role.plan(host).await.unwrap() else { panic!("nothing to do") };
         Resource::apply(role, host, &diff).await.unwrap();
         assert_eq!(role.plan(host).await.unwrap(), Planned::InSync);
-        diff.changes
-            .into_iter()
-            .map(|change| format!("{}: {}", change.field, change.detail))
-            .collect()
+        diff.changes.into_iter().map(|change| format!("{}: {}", change.field, change.detail)).collect()
     }
 
     #[test]
     fn faults_of_the_spec() {
-        assert!(
-            check_role("postgres", "postgres", "x")
-                .unwrap_err()
-                .to_string()
-                .contains("superuser")
-        );
+        assert!(check_role("postgres", "postgres", "x").unwrap_err().to_string().contains("superuser"));
         assert!(check_role("pg_x", "postgres", "x").is_err());
         assert!(check_role("a", "postgres", "").is_err());
         assert!(check_role("a", "postgres", "x").is_ok());
@@ -302,10 +254,7 @@ mod tests {
     async fn without_the_service_it_is_pending() {
         let (reader, api) = FixedApi::serve([]).await;
         let host = TestHost::new().cluster(reader);
-        assert_eq!(
-            role("x").plan(&host).await.unwrap(),
-            Planned::Pending("needs service mlops/postgres".into())
-        );
+        assert_eq!(role("x").plan(&host).await.unwrap(), Planned::Pending("needs service mlops/postgres".into()));
         api.set(
             "/api/v1/namespaces/mlops/services/postgres",
             json!({"spec": {"clusterIP": "127.0.0.1", "ports": [{"port": 5432}]}}),
@@ -334,83 +283,40 @@ mod tests {
             let service = service.clone();
             let host = &host;
             async move {
-                Access {
-                    service: &service,
-                    user: "ml\"flow",
-                    password: Some(password),
-                    secret: "",
-                    read_only: true,
-                }
-                .connect(host, "postgres")
-                .await
+                Access { service: &service, user: "ml\"flow", password: Some(password), secret: "", read_only: true }
+                    .connect(host, "postgres")
+                    .await
             }
         };
         as_role("canary-a").await.unwrap();
 
-        assert_eq!(
-            changed(&role("canary-b"), &host).await,
-            ["password: ••• (changed)"]
-        );
+        assert_eq!(changed(&role("canary-b"), &host).await, ["password: ••• (changed)"]);
         as_role("canary-b").await.unwrap();
         let refused = as_role("canary-a").await.err().unwrap();
         assert!(!refused.may_pass());
-        assert!(
-            refused
-                .to_string()
-                .contains("password authentication failed"),
-            "{refused}"
-        );
+        assert!(refused.to_string().contains("password authentication failed"), "{refused}");
 
         // Changed by hand.
         let admin = role("canary-b");
         let session = open_to_change(admin.access(), &host).await.unwrap();
-        session
-            .batch_execute("ALTER ROLE \"ml\"\"flow\" NOLOGIN SUPERUSER")
-            .await
-            .unwrap();
-        assert_eq!(
-            changed(&role("canary-b"), &host).await,
-            ["login: no -> yes", "superuser: yes -> no"]
-        );
-        session
-            .batch_execute("ALTER ROLE \"ml\"\"flow\" PASSWORD NULL")
-            .await
-            .unwrap();
-        assert_eq!(
-            changed(&role("canary-b"), &host).await,
-            ["password: ••• (changed)"]
-        );
+        session.batch_execute("ALTER ROLE \"ml\"\"flow\" NOLOGIN SUPERUSER").await.unwrap();
+        assert_eq!(changed(&role("canary-b"), &host).await, ["login: no -> yes", "superuser: yes -> no"]);
+        session.batch_execute("ALTER ROLE \"ml\"\"flow\" PASSWORD NULL").await.unwrap();
+        assert_eq!(changed(&role("canary-b"), &host).await, ["password: ••• (changed)"]);
 
         // Looking cannot change anything, even if it tried to.
-        let Looked::At(looking) = look(admin.access(), &host).await.unwrap() else {
-            panic!("pending")
-        };
-        let error = looking
-            .batch_execute("CREATE TABLE t ()")
-            .await
-            .unwrap_err();
-        assert!(
-            error
-                .as_db_error()
-                .unwrap()
-                .message()
-                .contains("read-only transaction")
-        );
+        let Looked::At(looking) = look(admin.access(), &host).await.unwrap() else { panic!("pending") };
+        let error = looking.batch_execute("CREATE TABLE t ()").await.unwrap_err();
+        assert!(error.as_db_error().unwrap().message().contains("read-only transaction"));
 
         let log = server.log();
         assert!(log.contains("ALTER ROLE"), "statements are logged");
         assert!(!log.contains("canary"), "{log}");
 
         // The server has another administrator's password than we have.
-        let wrong = PostgresRole {
-            admin_password: Some("wrong".into()),
-            ..role("canary-b")
-        };
+        let wrong = PostgresRole { admin_password: Some("wrong".into()), ..role("canary-b") };
         let error = format!("{:#}", wrong.plan(&host).await.unwrap_err());
-        assert!(
-            error.contains("the data directory keeps the password it was first made with"),
-            "{error}"
-        );
+        assert!(error.contains("the data directory keeps the password it was first made with"), "{error}");
         assert!(!error.contains("wrong\""), "{error}");
     }
 }

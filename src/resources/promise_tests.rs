@@ -196,19 +196,9 @@ fn every_kind_is_documented_for_its_users() {
     let mut generator = schemars::SchemaGenerator::default();
     for kind in registry::KINDS {
         let reference = kind.schema(&mut generator);
-        let name = reference.as_value()["$ref"]
-            .as_str()
-            .unwrap()
-            .rsplit('/')
-            .next()
-            .unwrap();
+        let name = reference.as_value()["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
         let schema = &generator.definitions()[name];
-        assert!(
-            schema["description"]
-                .as_str()
-                .unwrap()
-                .contains(&format!("- {}:", kind.name))
-        );
+        assert!(schema["description"].as_str().unwrap().contains(&format!("- {}:", kind.name)));
         assert_eq!(schema["additionalProperties"], false, "{}", kind.name);
         for (key, property) in schema["properties"].as_object().unwrap() {
             assert!(property["description"].is_string(), "{}.{key}", kind.name);

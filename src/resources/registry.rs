@@ -3,15 +3,6 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use super::apt::Apt;
-use super::hostname::Hostname;
-use super::kernel_module::KernelModule;
-use super::swap::Swap;
-use super::sysctl::Sysctl;
-use super::systemd_unit::SystemdUnit;
-use super::timezone::Timezone;
-use super::ufw::Ufw;
-use super::user::User;
 use super::{AnyResource, Resource};
 
 /// A spec that was read, or what does not fit and where in it.
@@ -54,7 +45,29 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 }
 
 /// All kinds, in the order of the reference.
-pub const KINDS: &[Kind] = &[Kind::of::<super::image::Image>()];
+pub const KINDS: &[Kind] = &[
+    Kind::of::<super::apt::Apt>(),
+    Kind::of::<super::directory::Directory>(),
+    Kind::of::<super::file::File>(),
+    Kind::of::<super::link::Link>(),
+    Kind::of::<super::download::Download>(),
+    Kind::of::<super::archive::Archive>(),
+    Kind::of::<super::hostname::Hostname>(),
+    Kind::of::<super::timezone::Timezone>(),
+    Kind::of::<super::swap::Swap>(),
+    Kind::of::<super::kernel_module::KernelModule>(),
+    Kind::of::<super::sysctl::Sysctl>(),
+    Kind::of::<super::ufw::Ufw>(),
+    Kind::of::<super::systemd_unit::SystemdUnit>(),
+    Kind::of::<super::user::User>(),
+    Kind::of::<super::command::Command>(),
+    Kind::of::<super::namespace::Namespace>(),
+    Kind::of::<super::secret::Secret>(),
+    Kind::of::<super::manifest::Manifest>(),
+    Kind::of::<super::image::Image>(),
+    Kind::of::<super::postgres_role::PostgresRole>(),
+    Kind::of::<super::postgres_database::PostgresDatabase>(),
+];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

@@ -38,11 +38,8 @@ impl Secret {
     fn object(&self) -> Value {
         let mut labels = self.labels.clone();
         labels.insert(MANAGED_BY_LABEL.0.into(), MANAGED_BY_LABEL.1.into());
-        let data: BTreeMap<&str, String> = self
-            .data
-            .iter()
-            .map(|(key, value)| (key.as_str(), base64_of(value.as_bytes())))
-            .collect();
+        let data: BTreeMap<&str, String> =
+            self.data.iter().map(|(key, value)| (key.as_str(), base64_of(value.as_bytes()))).collect();
         json!({
             "apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": self.name, "namespace": self.namespace, "labels": labels},
@@ -64,14 +61,9 @@ impl Resource for Secret {
 
     fn resolve(&mut self, _: &mut dyn Resolve) -> Result<()> {
         for key in self.data.keys() {
-            let fits = !key.is_empty()
-                && key
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-            ensure!(
-                fits,
-                "the key {key:?} in `data` may only have letters, digits, `-`, `_` and `.`"
-            );
+            let fits =
+                !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+            ensure!(fits, "the key {key:?} in `data` may only have letters, digits, `-`, `_` and `.`");
         }
         Ok(())
     }

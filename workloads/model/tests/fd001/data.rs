@@ -26,10 +26,7 @@ pub struct Set {
 pub fn folder() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/cmapss");
     let folder = std::env::var_os("CMAPSS_DIR").map_or(beside, PathBuf::from);
-    folder
-        .join("train_FD001.txt.gz")
-        .is_file()
-        .then_some(folder)
+    folder.join("train_FD001.txt.gz").is_file().then_some(folder)
 }
 
 pub fn engines(path: &Path) -> Result<Vec<Engine>, Box<dyn Error>> {
@@ -37,10 +34,7 @@ pub fn engines(path: &Path) -> Result<Vec<Engine>, Box<dyn Error>> {
     flate2::read::GzDecoder::new(std::fs::File::open(path)?).read_to_string(&mut text)?;
     let mut out: Vec<Engine> = Vec::new();
     for line in text.lines() {
-        let numbers: Vec<f32> = line
-            .split_whitespace()
-            .map(str::parse)
-            .collect::<Result<_, _>>()?;
+        let numbers: Vec<f32> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         if numbers[1] == 1.0 {
             out.push(Engine { rows: Vec::new() });
         }
@@ -81,10 +75,6 @@ pub fn test(folder: &Path) -> Result<Set, Box<dyn Error>> {
 }
 
 pub fn rmse(predictions: &[f32], targets: &[f32], cap: f32) -> f64 {
-    let squares: f64 = predictions
-        .iter()
-        .zip(targets)
-        .map(|(p, t)| f64::from(p - t.min(cap)).powi(2))
-        .sum();
+    let squares: f64 = predictions.iter().zip(targets).map(|(p, t)| f64::from(p - t.min(cap)).powi(2)).sum();
     (squares / predictions.len() as f64).sqrt()
 }

@@ -216,7 +216,7 @@ impl Small {
             .status();
         mounted
             .is_ok_and(|status| status.success())
-            .then_some(Self(dir))
+            .then(|| Self(dir))
     }
 
     pub fn path(&self) -> &Path {

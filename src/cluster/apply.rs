@@ -11,7 +11,7 @@ use kube::core::params::{DeleteParams, PropagationPolicy};
 use kube::core::request::Request;
 use serde_json::Value;
 
-use super::compare::{Found, ObjectState};
+use super::compare::{Found, ObjectState, changed_fields};
 use super::error::{Error, Result};
 use super::object::ObjectRef;
 use super::read::{Reader, built};
@@ -29,6 +29,9 @@ pub enum Takeover {
 
 /// Objects looked at at the same time.
 const CONCURRENCY: usize = 8;
+
+/// How often an object that changes while it is looked at is looked at again.
+const ATTEMPTS: usize = 10;
 
 /// How long an object may take to go away.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -75,17 +78,40 @@ impl Reader {
         Ok(ObjectState { reference, found })
     }
 
-    async fn find(&self, reference: &ObjectRef, desired: &Value, takeover: Takeover) -> Result<Found> {
-        let Some(live) = self.get(reference).await? else {
-            // Asked all the same: a spec that the server would refuse is an error of the plan, not of the apply.
-            self.apply_as(desired, takeover, true).await?;
-            return Ok(Found::Absent);
-        };
-        if live.pointer("/metadata/deletionTimestamp").is_some() {
-            return Ok(Found::Deleting);
+    async fn find(
+        &self,
+        reference: &ObjectRef,
+        desired: &Value,
+        takeover: Takeover,
+    ) -> Result<Found> {
+        let mut live = self.get(reference).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(before) = live else {
+                // Asked all the same: a spec that the server would refuse is an error of the plan, not of the apply.
+                self.apply_as(desired, takeover, true).await?;
+                return Ok(Found::Absent);
+            };
+            if before.pointer("/metadata/deletionTimestamp").is_some() {
+                return Ok(Found::Deleting);
+            }
+            let predicted = self.apply_as(desired, takeover, true).await?;
+            if version(&before) == version(&predicted)
+                || changed_fields(&before, &predicted).is_empty()
+            {
+                return Ok(Found::Present {
+                    live: before,
+                    predicted,
+                });
+            }
+            // A controller wrote to it between the two requests: its change is not one that applying would make.
+            live = self.get(reference).await?;
         }
-        let predicted = self.apply_as(desired, takeover, true).await?;
-        Ok(Found::Present { live, predicted })
+        Err(Error::Rejected {
+            object: reference.to_string(),
+            code: 409,
+            message: "it changes faster than it can be compared: somebody else keeps writing to it"
+                .into(),
+        })
     }
 
     /// Applies without force; with force when all that is in the way may be taken over.
@@ -218,6 +244,11 @@ fn defined_kinds(objects: &[Value]) -> Vec<(String, String)> {
             Some((text("/spec/group")?, text("/spec/names/kind")?))
         })
         .collect()
+}
+
+/// The stored version that an answer is about; that of a dry run is the version it started from.
+fn version(object: &Value) -> Option<&Value> {
+    object.pointer("/metadata/resourceVersion")
 }
 
 fn reference_of(desired: &Value) -> Result<ObjectRef> {

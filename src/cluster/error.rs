@@ -16,8 +16,10 @@ pub enum Error {
     /// The kind is not served: its CustomResourceDefinition is missing.
     #[error("the cluster serves no kind {kind} ({api_version}): the stage that installs it must run first")]
     UnknownKind { api_version: String, kind: String },
-    /// The namespace of the object does not exist.
-    #[error("{object}: namespace {namespace:?} does not exist: declare `namespace: {namespace}` before it")]
+    /// The namespace of the object does not exist, or is being deleted.
+    #[error(
+        "{object}: namespace {namespace:?} does not exist (any more): declare `namespace: {namespace}` before it"
+    )]
     NamespaceMissing { object: String, namespace: String },
     /// Another field manager owns fields that the object wants to set.
     #[error(transparent)]
@@ -90,6 +92,12 @@ impl Error {
             && details.kind == "namespaces"
         {
             return Self::NamespaceMissing { object: text, namespace: details.name.clone() };
+        }
+        if status.code == 403 && causes.iter().any(|c| c.reason == "NamespaceTerminating") {
+            return Self::NamespaceMissing {
+                object: text,
+                namespace: object.namespace.clone().unwrap_or_default(),
+            };
         }
         if status.code == 422 && status.message.contains("immutable") {
             return Self::Immutable { object: text, message: describe(status), hint: object.kubectl_words() };
@@ -231,7 +239,16 @@ mod tests {
         }));
         assert_eq!(
             missing.to_string(),
-            "Deployment mlops/inference: namespace \"mlops\" does not exist: declare `namespace: mlops` before it"
+            "Deployment mlops/inference: namespace \"mlops\" does not exist (any more): declare `namespace: mlops` before it"
+        );
+        let terminating = error(json!({
+            "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "configmaps \"a\" is forbidden: unable to create new content in namespace mlops because it is being terminated",
+            "details": {"name": "a", "kind": "configmaps", "causes": [
+                {"reason": "NamespaceTerminating", "message": "namespace mlops is being terminated", "field": "metadata.namespace"}]}
+        }));
+        assert!(
+            matches!(terminating, Error::NamespaceMissing { namespace, .. } if namespace == "mlops")
         );
     }
 

@@ -29,6 +29,7 @@ pub struct TestHost {
 }
 
 impl TestHost {
+    #[expect(clippy::new_without_default)]
     pub fn new() -> Self {
         // Two TLS implementations are never linked, but the choice must be made once per process.
         rustls::crypto::ring::default_provider().install_default().ok();

@@ -371,3 +371,84 @@ async fn a_plan_changes_nothing() {
     assert_eq!(place.reader.get(&place.reference("v1", "ConfigMap", "b")).await.unwrap(), None);
     place.end().await;
 }
+
+#[tokio::test]
+async fn a_controller_that_writes_meanwhile_is_no_difference() {
+    let Some(place) = Place::new().await else {
+        return;
+    };
+    let spec = json!({"path": format!("{}.yml", place.namespace), "wait": 0});
+    let manifest = manifest(spec, &place.in_namespace(&place.config_map("a", "one")));
+    place.up(&manifest).await;
+    let a = place.reference("v1", "ConfigMap", "a");
+    let controller = async {
+        for i in 0.. {
+            let patch = json!({"metadata": {"annotations": {"revision": i.to_string()}}});
+            place.as_manager("some-controller", &a, patch, None).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let plans = async {
+        for _ in 0..100 {
+            assert_eq!(manifest.plan(&place.host).await.unwrap(), Planned::InSync);
+        }
+    };
+    tokio::select! { () = controller => {}, () = plans => {} }
+    place.end().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_being_deleted_is_made_again() {
+    use crate::resources::namespace::Namespace;
+    let Some(place) = Place::new().await else {
+        return;
+    };
+    let spec = json!({"path": format!("{}.yml", place.namespace), "wait": 0});
+    let inside = manifest(spec, &place.config_map("a", "one"));
+    let namespace: Namespace = serde_json::from_value(json!(place.namespace)).unwrap();
+    let make = |diff: Diff| {
+        let (namespace, host) = (&namespace, &place.host);
+        async move { Resource::apply(namespace, host, &diff).await.unwrap() }
+    };
+    let Planned::Change(diff) = namespace.plan(&place.host).await.unwrap() else {
+        panic!("nothing to do")
+    };
+    make(diff).await;
+    place.up(&inside).await;
+
+    // As `kubectl delete namespace` in another window, with something that takes its time to go.
+    let a = place.reference("v1", "ConfigMap", "a");
+    let held = |finalizers: Value| json!({"metadata": {"finalizers": finalizers}});
+    place
+        .as_manager("holder", &a, held(json!(["example.dev/hold"])), None)
+        .await;
+    let object = ObjectRef::new("v1", "Namespace", None, &place.namespace);
+    let (writer, host) = (Writer::new(place.reader.clone()), &place.host);
+    let deleting = async { writer.delete(host, &object).await.unwrap() };
+    let repairing = async {
+        let diff = loop {
+            match namespace.plan(&place.host).await.unwrap() {
+                Planned::Change(diff) => break diff,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        assert_eq!(
+            diff.changes[0].detail,
+            "create, once the one that is being deleted is gone"
+        );
+        let lost = loop {
+            match inside.plan(&place.host).await.unwrap() {
+                Planned::Change(diff) => break diff,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        assert_eq!(lost.action, Some(Action::Create));
+        place
+            .as_manager("holder", &a, held(Value::Null), None)
+            .await;
+        make(diff).await;
+    };
+    tokio::join!(deleting, repairing);
+    place.up(&inside).await;
+    place.end().await;
+}

@@ -18,11 +18,15 @@ func startEtcd(ctx context.Context, l layout) (*embed.Etcd, string, error) {
 	config.Name = "default"
 	config.Dir = l.server("db", "etcd")
 	config.ListenClientUrls = []url.URL{client}
-	config.AdvertiseClientUrls = []url.URL{client}
 	config.ListenPeerUrls = []url.URL{peer}
-	config.AdvertisePeerUrls = []url.URL{peer}
+	// What is advertised must have a port; nobody listens there, as there is no other member and
+	// the API server is given the socket.
+	config.AdvertiseClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2379"}}
+	config.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2380"}}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.LogLevel = "warn"
+	config.WarningUnaryRequestDuration = 500 * time.Millisecond // its zero value logs every request
+	config.EnableGRPCGateway = false
 	config.QuotaBackendBytes = 2 << 30
 	config.SnapshotCount = 5000
 	config.MaxRequestBytes = 3 << 20

@@ -16,8 +16,8 @@ const BUILDER: &str = "script 1";
 
 /// Builds what a script recipe makes, or finds it in the cache.
 ///
-/// The script runs as `bash SCRIPT OUT` in the project's folder: it must leave the artifact (a file) at `OUT`. `WORK` names an empty folder
-/// for its scratch files, which is removed afterwards. Everything it prints goes to a log file; the last line is shown.
+/// The script runs as `bash SCRIPT OUT` in the project's folder: it must leave the artifact (a file) at `OUT`. `WORK` and
+/// `TMPDIR` name an empty folder for its scratch files, which is removed afterwards. Everything it prints goes to a log file; the last line is shown.
 ///
 /// # Errors
 /// When an input is missing, or the script fails or leaves nothing; the error has the last lines and the log's path.
@@ -48,7 +48,7 @@ pub fn ensure(
         recipe.script.clone(),
         out.display().to_string(),
     ];
-    let env = [("WORK", scratch)];
+    let env = [("WORK", scratch.clone()), ("TMPDIR", scratch)];
     let step = Step {
         name,
         argv: &argv,
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn built_once_per_content_of_its_inputs_with_its_lines_shown() {
-        let script = "set -e\ntest -d \"$WORK\"\necho compiling\ncase $1 in */thing.bin) ;; *) exit 1 ;; esac\ncp thing/input \"$1\"\n";
+        let script = "set -e\ntest -d \"$WORK\" -a \"$WORK\" = \"$TMPDIR\"\necho compiling\ncase $1 in */thing.bin) ;; *) exit 1 ;; esac\ncp thing/input \"$1\"\n";
         let project = Project::new(script);
         let built = project.ensure().unwrap();
         assert_eq!(

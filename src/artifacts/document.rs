@@ -10,11 +10,7 @@ use crate::diagnostic::{Diagnostic, Place};
 /// A place in a file as the YAML reader counts it.
 pub fn place(file: &str, location: serde_yaml::Location) -> Place {
     let number = |value: u64| u32::try_from(value.max(1)).unwrap_or(u32::MAX);
-    Place {
-        file: file.to_owned(),
-        line: number(location.line()),
-        column: number(location.column()),
-    }
+    Place { file: file.to_owned(), line: number(location.line()), column: number(location.column()) }
 }
 
 /// Parses `text`; `file` is how the file is called in errors.
@@ -38,8 +34,7 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Diagnosti
 /// When it cannot be read, or as [`parse`].
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(String, T), Diagnostic> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Diagnostic::new(format!("{file}: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| Diagnostic::new(format!("{file}: {error}")))?;
     let value = parse(&file, &text)?;
     Ok((text, value))
 }
@@ -75,14 +70,8 @@ mod tests {
 
     #[test]
     fn errors_have_their_place() {
-        assert_eq!(
-            error("name: a\nsise: 3\n"),
-            "doc.yml:2:1: unknown field `sise`, expected one of name, size"
-        );
-        assert_eq!(
-            error("name: a\nname: b\n"),
-            "doc.yml:2:1: duplicate mapping key: name"
-        );
+        assert_eq!(error("name: a\nsise: 3\n"), "doc.yml:2:1: unknown field `sise`, expected one of name, size");
+        assert_eq!(error("name: a\nname: b\n"), "doc.yml:2:1: duplicate mapping key: name");
         assert!(error("name: a\nsize: many\n").starts_with("doc.yml:2:7: "));
         assert!(error("name: [\n").starts_with("doc.yml:"));
     }

@@ -41,11 +41,7 @@ pub async fn fetch(pin: &ArtifactPin, store: &Store, progress: Progress<'_>) -> 
 /// As [`fetch`].
 pub async fn to_file(pin: &ArtifactPin, partial: &Path, progress: Progress<'_>) -> Result<()> {
     let url = pin.url.as_deref().ok_or_else(|| {
-        anyhow!(
-            "artifact {} ({}) was built on the controller, and has no URL to bring it from",
-            pin.name,
-            pin.version
-        )
+        anyhow!("artifact {} ({}) was built on the controller, and has no URL to bring it from", pin.name, pin.version)
     })?;
     let client = client()?;
     let mut tries = 0;
@@ -115,10 +111,7 @@ async fn once(
     if have > 0 {
         request = request.header(RANGE, format!("bytes={have}-"));
     }
-    let mut response = request
-        .send()
-        .await
-        .map_err(|error| Fault::Passing(anyhow::Error::new(error.without_url())))?;
+    let mut response = request.send().await.map_err(|error| Fault::Passing(anyhow::Error::new(error.without_url())))?;
     let mut at = match response.status() {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => have,
@@ -126,13 +119,11 @@ async fn once(
         StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => return Ok(()),
         status => {
             let error = anyhow!("artifact {}: {url} answers {status}", pin.name);
-            return Err(
-                if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                    Fault::Passing(error)
-                } else {
-                    Fault::Final(error)
-                },
-            );
+            return Err(if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                Fault::Passing(error)
+            } else {
+                Fault::Final(error)
+            });
         }
     };
     let total = response.content_length().map(|rest| at + rest);
@@ -152,9 +143,7 @@ async fn once(
         }
         if shown.elapsed() > Duration::from_millis(200) {
             shown = Instant::now();
-            let of = total
-                .map(|total| format!(" of {}", total / 1_000_000))
-                .unwrap_or_default();
+            let of = total.map(|total| format!(" of {}", total / 1_000_000)).unwrap_or_default();
             progress(&format!("{}: {}{of} MB", pin.name, at / 1_000_000));
         }
     }
@@ -207,10 +196,7 @@ mod tests {
                     }
                 };
                 let rest = &content[from..];
-                let head = format!(
-                    "HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    rest.len()
-                );
+                let head = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len());
                 stream.write_all(head.as_bytes()).await.unwrap();
                 let end = if first { rest.len() / 2 } else { rest.len() };
                 stream.write_all(&rest[..end]).await.unwrap();
@@ -221,12 +207,7 @@ mod tests {
     }
 
     fn pin(url: String, sha256: String) -> ArtifactPin {
-        ArtifactPin {
-            name: "thing".into(),
-            version: "v1".into(),
-            sha256,
-            url: Some(url),
-        }
+        ArtifactPin { name: "thing".into(), version: "v1".into(), sha256, url: Some(url) }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -239,11 +220,7 @@ mod tests {
         assert_eq!(fs::read(path).unwrap(), b"0123456789");
         assert!(seen.lock().unwrap()[1].contains("range: bytes=5-"));
         fetch(&pin, &store, &|_| {}).await.unwrap();
-        assert_eq!(
-            seen.lock().unwrap().len(),
-            2,
-            "what the cache has is not asked for"
-        );
+        assert_eq!(seen.lock().unwrap().len(), 2, "what the cache has is not asked for");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -252,10 +229,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path()).unwrap();
         let wanted = hash::sha256("something else");
-        let error = fetch(&pin(url.clone(), wanted.clone()), &store, &|_| {})
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = fetch(&pin(url.clone(), wanted.clone()), &store, &|_| {}).await.unwrap_err().to_string();
         for part in ["artifact thing", &url, &wanted, &hash::sha256("0123456789")] {
             assert!(error.contains(part), "{part} in {error}");
         }
@@ -267,10 +241,7 @@ mod tests {
     async fn what_was_built_here_has_no_url() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path()).unwrap();
-        let pin = ArtifactPin {
-            url: None,
-            ..pin(String::new(), hash::sha256("x"))
-        };
+        let pin = ArtifactPin { url: None, ..pin(String::new(), hash::sha256("x")) };
         let error = fetch(&pin, &store, &|_| {}).await.unwrap_err().to_string();
         assert!(error.contains("built on the controller"), "{error}");
     }

@@ -58,8 +58,7 @@ impl Inputs {
                 }
             }
         } else if metadata.is_file() {
-            let content = hash::sha256_reader(fs::File::open(path).with_context(context)?)
-                .with_context(context)?;
+            let content = hash::sha256_reader(fs::File::open(path).with_context(context)?).with_context(context)?;
             let executable = metadata.permissions().mode() & 0o111 != 0;
             self.add(name, format!("{content} {executable}"));
         } else {
@@ -123,9 +122,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = Inputs::new("test 1")
-            .add_tree("x", Path::new("/nonexistent/x"))
-            .unwrap_err();
+        let error = Inputs::new("test 1").add_tree("x", Path::new("/nonexistent/x")).unwrap_err();
         assert!(format!("{error:#}").contains("/nonexistent/x"));
     }
 }

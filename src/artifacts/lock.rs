@@ -185,10 +185,9 @@ impl Lock {
                 "{}: artifact {name} is an image of a registry, not a file; use it as `image: {{ artifact: {name} }}`",
                 artifact.place
             )),
-            Source::Script(_) | Source::Image(_) => Err(anyhow!(
-                "{}: artifact {name} comes from a recipe and is not built yet",
-                artifact.place
-            )),
+            Source::Script(_) | Source::Image(_) => {
+                Err(anyhow!("{}: artifact {name} comes from a recipe and is not built yet", artifact.place))
+            }
         }
     }
 }
@@ -225,33 +224,25 @@ impl Entry {
         match (&self.url, &self.reference, &self.recipe) {
             (Some(url), None, None) => {
                 if !url.starts_with("https://") && !url.starts_with("http://") {
-                    return Err(fault(format!(
-                        "artifact {name}: {url:?} is not an http(s) URL"
-                    )));
+                    return Err(fault(format!("artifact {name}: {url:?} is not an http(s) URL")));
                 }
                 let Some(sha256) = &self.sha256 else {
                     return Err(fault(format!("artifact {name} has no sha256, so its content is not fixed"))
                         .hint("add the SHA-256 that its publisher gives; an artifact without a hash is never used"));
                 };
                 if !hash::is_sha256(sha256) {
-                    return Err(fault(format!(
-                        "artifact {name}: sha256 {sha256:?} is not 64 lower-case hex digits"
-                    )));
+                    return Err(fault(format!("artifact {name}: sha256 {sha256:?} is not 64 lower-case hex digits")));
                 }
-                Ok(Source::Url {
-                    url: url.clone(),
-                    sha256: sha256.clone(),
-                })
+                Ok(Source::Url { url: url.clone(), sha256: sha256.clone() })
             }
             (None, Some(reference), None) => {
                 if self.kind != Kind::Image {
-                    return Err(fault(format!(
-                        "artifact {name}: only `kind: image` has a `ref`"
-                    )));
+                    return Err(fault(format!("artifact {name}: only `kind: image` has a `ref`")));
                 }
                 let Some(digest) = &self.digest else {
-                    return Err(fault(format!("artifact {name} has no digest, so its content is not fixed"))
-                        .hint("add the digest of its manifest, `digest: sha256:…`; an artifact without a hash is never used"));
+                    return Err(fault(format!("artifact {name} has no digest, so its content is not fixed")).hint(
+                        "add the digest of its manifest, `digest: sha256:…`; an artifact without a hash is never used",
+                    ));
                 };
                 if !digest.strip_prefix("sha256:").is_some_and(hash::is_sha256) {
                     return Err(fault(format!(
@@ -259,15 +250,10 @@ impl Entry {
                     )));
                 }
                 if !is_full_reference(reference) {
-                    return Err(fault(format!(
-                        "artifact {name}: ref {reference:?} is not REGISTRY/NAME:TAG"
-                    ))
-                    .hint("write all of it, like docker.io/library/postgres:17.11-bookworm"));
+                    return Err(fault(format!("artifact {name}: ref {reference:?} is not REGISTRY/NAME:TAG"))
+                        .hint("write all of it, like docker.io/library/postgres:17.11-bookworm"));
                 }
-                Ok(Source::Registry {
-                    reference: reference.clone(),
-                    digest: digest.clone(),
-                })
+                Ok(Source::Registry { reference: reference.clone(), digest: digest.clone() })
             }
             (None, None, Some(recipe)) => match (&recipe.script, &recipe.image) {
                 (Some(script), None) => Ok(Source::Script(ScriptRecipe {
@@ -276,12 +262,8 @@ impl Entry {
                     output: recipe.output.clone().unwrap_or_else(output),
                 })),
                 (None, Some(image)) if self.kind == Kind::Image => Ok(Source::Image(image.clone())),
-                (None, Some(_)) => Err(fault(format!(
-                    "artifact {name}: an image recipe makes a `kind: image`"
-                ))),
-                _ => Err(fault(format!(
-                    "artifact {name}: a recipe has either `script` or `image`"
-                ))),
+                (None, Some(_)) => Err(fault(format!("artifact {name}: an image recipe makes a `kind: image`"))),
+                _ => Err(fault(format!("artifact {name}: a recipe has either `script` or `image`"))),
             },
             _ => Err(fault(format!(
                 "artifact {name} has no source: give it one of `url` (with `sha256`), `ref` (with `digest`), `recipe`"
@@ -296,9 +278,7 @@ fn is_full_reference(reference: &str) -> bool {
         return false;
     };
     let qualified = registry.contains(['.', ':']) || registry == "localhost";
-    let tagged = rest
-        .rsplit_once(':')
-        .is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty());
+    let tagged = rest.rsplit_once(':').is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty());
     qualified && tagged && !reference.contains('@')
 }
 
@@ -313,9 +293,7 @@ mod tests {
 
     fn url_entry(name: &str, version: &str) -> String {
         let sha256 = hash::sha256(version);
-        format!(
-            "{name}:\n  version: {version}\n  kind: binary\n  url: https://example.org/x\n  sha256: {sha256}\n"
-        )
+        format!("{name}:\n  version: {version}\n  kind: binary\n  url: https://example.org/x\n  sha256: {sha256}\n")
     }
 
     #[test]
@@ -342,11 +320,7 @@ mod tests {
         let text = format!("a:\n  version: v1\n  kind: image\n  ref: postgres:17\n  {digest}\n");
         assert!(faults(&text).contains("is not REGISTRY/NAME:TAG"));
         let twice = url_entry("a", "1.0") + &url_entry("a", "1.0");
-        assert!(
-            faults(&twice).starts_with("artifacts.yml:6:1: duplicate"),
-            "{}",
-            faults(&twice)
-        );
+        assert!(faults(&twice).starts_with("artifacts.yml:6:1: duplicate"), "{}", faults(&twice));
     }
 
     #[test]
@@ -359,16 +333,8 @@ mod tests {
         let lock = Lock::load(&[first, second]).unwrap();
         assert_eq!(lock.pin("helm").unwrap().sha256, hash::sha256("v4"));
         assert_eq!(lock.get("k3s").unwrap().version, "v2");
-        assert!(
-            lock.pin("k3s")
-                .unwrap_err()
-                .to_string()
-                .contains("comes from a recipe")
-        );
+        assert!(lock.pin("k3s").unwrap_err().to_string().contains("comes from a recipe"));
         let error = lock.get("helmm").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "artifacts.yml has no artifact \"helmm\"; did you mean \"helm\"?"
-        );
+        assert_eq!(error, "artifacts.yml has no artifact \"helmm\"; did you mean \"helm\"?");
     }
 }

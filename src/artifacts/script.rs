@@ -29,8 +29,7 @@ pub fn ensure(
     progress: Progress<'_>,
 ) -> Result<Built> {
     let name = &artifact.name;
-    let key = key(artifact, recipe, root)
-        .with_context(|| format!("{}: artifact {name}", artifact.place))?;
+    let key = key(artifact, recipe, root).with_context(|| format!("{}: artifact {name}", artifact.place))?;
     if let Some(built) = store.built(&key)? {
         return Ok(built);
     }
@@ -43,26 +42,12 @@ pub fn ensure(
     let scratch = work.path().join("work");
     std::fs::create_dir(&scratch)?;
     let out = work.path().join(&recipe.output);
-    let argv = [
-        "bash".to_owned(),
-        recipe.script.clone(),
-        out.display().to_string(),
-    ];
+    let argv = ["bash".to_owned(), recipe.script.clone(), out.display().to_string()];
     let env = [("WORK", scratch.clone()), ("TMPDIR", scratch)];
-    let step = Step {
-        name,
-        argv: &argv,
-        cwd: root,
-        env: &env,
-        missing: "install it: apt-get install bash",
-    };
+    let step = Step { name, argv: &argv, cwd: root, env: &env, missing: "install it: apt-get install bash" };
     run(&step, store, progress).with_context(|| format!("{}: artifact {name}", artifact.place))?;
     if !out.is_file() {
-        bail!(
-            "{}: artifact {name}: `bash {}` ended well but left no file at OUT",
-            artifact.place,
-            recipe.script
-        );
+        bail!("{}: artifact {name}: `bash {}` ended well but left no file at OUT", artifact.place, recipe.script);
     }
     let built = store.put_built(&key, name, &out)?;
     progress(&format!("{name}: built, {} MB", built.size / 1_000_000));
@@ -73,12 +58,7 @@ pub fn ensure(
 ///
 /// # Errors
 /// When an input or the cache cannot be read.
-pub fn cached(
-    artifact: &Artifact,
-    recipe: &ScriptRecipe,
-    root: &Path,
-    store: &Store,
-) -> Result<Option<Built>> {
+pub fn cached(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path, store: &Store) -> Result<Option<Built>> {
     store.built(&key(artifact, recipe, root)?)
 }
 
@@ -114,8 +94,7 @@ pub fn run(step: &Step<'_>, store: &Store, progress: Progress<'_>) -> Result<()>
     let shown = step.argv.join(" ");
     let (program, arguments) = step.argv.split_first().context("an empty command")?;
     let log_path = store.log_path(step.name);
-    let mut log =
-        File::create(&log_path).with_context(|| format!("writing {}", log_path.display()))?;
+    let mut log = File::create(&log_path).with_context(|| format!("writing {}", log_path.display()))?;
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
     let mut command = Command::new(program);
     command
@@ -141,12 +120,7 @@ pub fn run(step: &Step<'_>, store: &Store, progress: Progress<'_>) -> Result<()>
         log.write_all(&line)?;
         let text = String::from_utf8_lossy(&line);
         // Progress bars rewrite one line; its last state is what counts.
-        let text = text
-            .trim_end()
-            .rsplit('\r')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let text = text.trim_end().rsplit('\r').next().unwrap_or_default().to_owned();
         line.clear();
         if text.is_empty() {
             continue;
@@ -190,11 +164,7 @@ mod tests {
             fs::write(dir.path().join("thing/build.sh"), script).unwrap();
             fs::write(dir.path().join("thing/input"), "1").unwrap();
             let store = Store::at(dir.path().join("cache")).unwrap();
-            Self {
-                dir,
-                store,
-                said: Mutex::default(),
-            }
+            Self { dir, store, said: Mutex::default() }
         }
 
         fn ensure(&self) -> Result<Built> {
@@ -214,57 +184,27 @@ mod tests {
         let script = "set -e\ntest -d \"$WORK\" -a \"$WORK\" = \"$TMPDIR\"\necho compiling\ncase $1 in */thing.bin) ;; *) exit 1 ;; esac\ncp thing/input \"$1\"\n";
         let project = Project::new(script);
         let built = project.ensure().unwrap();
-        assert_eq!(
-            fs::read(project.store.blob_path(&built.sha256)).unwrap(),
-            b"1"
-        );
+        assert_eq!(fs::read(project.store.blob_path(&built.sha256)).unwrap(), b"1");
         let said = std::mem::take(&mut *project.said.lock().unwrap());
-        assert_eq!(
-            said,
-            [
-                "thing: building v1 (once)",
-                "thing: compiling",
-                "thing: built, 0 MB"
-            ]
-        );
-        assert_eq!(
-            fs::read_to_string(project.store.log_path("thing")).unwrap(),
-            "compiling\n"
-        );
+        assert_eq!(said, ["thing: building v1 (once)", "thing: compiling", "thing: built, 0 MB"]);
+        assert_eq!(fs::read_to_string(project.store.log_path("thing")).unwrap(), "compiling\n");
 
         assert_eq!(project.ensure().unwrap(), built);
         assert!(project.said.lock().unwrap().is_empty());
         fs::write(project.dir.path().join("thing/input"), "2").unwrap();
         assert_ne!(project.ensure().unwrap().sha256, built.sha256);
-        assert_eq!(
-            fs::read_dir(project.store.root().join("work"))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert_eq!(fs::read_dir(project.store.root().join("work")).unwrap().count(), 0);
     }
 
     #[test]
     fn a_failure_shows_the_last_lines_and_the_log() {
-        let project =
-            Project::new("for i in $(seq 30); do echo line $i; done\necho broken >&2\nexit 3\n");
+        let project = Project::new("for i in $(seq 30); do echo line $i; done\necho broken >&2\nexit 3\n");
         let error = format!("{:#}", project.ensure().unwrap_err());
-        assert!(
-            error.starts_with("sandbox/artifacts.yml:2:3: artifact thing: `bash thing/build.sh "),
-            "{error}"
-        );
+        assert!(error.starts_with("sandbox/artifacts.yml:2:3: artifact thing: `bash thing/build.sh "), "{error}");
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(error.contains("logs/thing.log"), "{error}");
-        assert!(
-            error.ends_with("line 30\n  broken") && !error.contains("line 11\n"),
-            "{error}"
-        );
-        assert_eq!(
-            fs::read_dir(project.store.root().join("work"))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert!(error.ends_with("line 30\n  broken") && !error.contains("line 11\n"), "{error}");
+        assert_eq!(fs::read_dir(project.store.root().join("work")).unwrap().count(), 0);
     }
 
     #[test]

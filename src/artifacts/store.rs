@@ -77,18 +77,9 @@ impl Store {
     /// When the folders cannot be made.
     pub fn at(root: impl Into<PathBuf>) -> Result<Self> {
         let root = std::path::absolute(root.into())?;
-        for folder in [
-            "blobs/sha256",
-            "blobs/checked",
-            "recipes",
-            "partial",
-            "locks",
-            "logs",
-            "work",
-        ] {
+        for folder in ["blobs/sha256", "blobs/checked", "recipes", "partial", "locks", "logs", "work"] {
             let folder = root.join(folder);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("making the artifact cache {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_context(|| format!("making the artifact cache {}", folder.display()))?;
         }
         Ok(Self { root })
     }
@@ -130,9 +121,7 @@ impl Store {
         if fs::read_to_string(self.checked_path(sha256)).is_ok_and(|seen| seen == stamp) {
             return Ok(Some(file));
         }
-        if hash::sha256_reader(&mut file).with_context(|| format!("reading {}", path.display()))?
-            == sha256
-        {
+        if hash::sha256_reader(&mut file).with_context(|| format!("reading {}", path.display()))? == sha256 {
             file.rewind()?;
             self.replace(&self.checked_path(sha256), stamp.as_bytes())?;
             return Ok(Some(file));
@@ -237,13 +226,8 @@ impl Store {
     pub fn lock(&self, key: &str, what: &str, progress: Progress<'_>) -> Result<Held> {
         let path = self.root.join("locks").join(key);
         let context = || format!("locking {}", path.display());
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .with_context(context)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).with_context(context)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -306,12 +290,7 @@ impl Store {
 /// Size and modification time, as kept in `blobs/checked`.
 fn stamp(file: &File) -> Result<String> {
     let metadata = file.metadata()?;
-    Ok(format!(
-        "{} {}.{:09}",
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    ))
+    Ok(format!("{} {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 #[cfg(test)]
@@ -376,9 +355,7 @@ mod tests {
         let (_dir, store) = store();
         let work = store.work("test").unwrap();
         fs::write(work.path().join("out"), "x").unwrap();
-        let built = store
-            .put_built("key", "thing", &work.path().join("out"))
-            .unwrap();
+        let built = store.put_built("key", "thing", &work.path().join("out")).unwrap();
         assert_eq!(store.built("key").unwrap(), Some(built.clone()));
         fs::remove_file(store.blob_path(&built.sha256)).unwrap();
         assert_eq!(store.built("key").unwrap(), None);

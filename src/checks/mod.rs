@@ -1,6 +1,13 @@
 //! Checks: probes that prove a promise. One file per kind.
 
+pub mod address;
+pub mod command;
+pub mod http;
+pub mod nodes_ready;
 pub mod registry;
+pub mod rollout;
+pub mod sql;
+pub mod tcp;
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -32,35 +39,19 @@ pub struct Verdict {
 
 impl Verdict {
     pub fn pass(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Pass,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Pass, detail: detail.into(), terminal: false }
     }
 
     pub fn warn(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Warn,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Warn, detail: detail.into(), terminal: false }
     }
 
     pub fn fail(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Fail,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Fail, detail: detail.into(), terminal: false }
     }
 
     pub fn skip(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Skip,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Skip, detail: detail.into(), terminal: false }
     }
 
     /// Marks a failure that waiting cannot mend.

@@ -6,9 +6,14 @@
 pub mod facts;
 #[cfg(test)]
 pub mod fake;
+mod fetch;
+mod files;
+pub mod owner;
+mod program;
 pub mod query;
 pub mod real;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +22,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use facts::Facts;
+pub use fetch::BlobSource;
+pub(crate) use fetch::{http_client, shown};
 pub use query::Query;
+pub use real::{Events, HostEvent, RealHost, RealHostOptions, Stream};
 
 use crate::cluster;
 
@@ -93,6 +101,13 @@ impl Cmd {
         self
     }
 
+    /// Runs it in this directory instead of `/`.
+    #[must_use]
+    pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(path.into());
+        self
+    }
+
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -120,6 +135,15 @@ pub trait ReadHost: Send + Sync {
 
     /// The whole file; `None` when there is none.
     fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>>;
+
+    /// [`ReadHost::read_file`] as text; what is not UTF-8 is replaced.
+    fn read_text(&self, path: &Path) -> Result<Option<String>> {
+        let bytes = self.read_file(path)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The file as a stream, for what is too large to hold in memory; `None` when there is none.
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn Read + Send>>>;
 
     /// `None` when nothing is there.
     fn stat(&self, path: &Path) -> Result<Option<Stat>>;
@@ -151,10 +175,30 @@ pub trait WriteHost: ReadHost {
 
     /// Replaces or makes a file atomically (temporary file in the same directory, fsync, rename) with exactly this mode and
     /// owner, so that no one ever sees half of it or reads it with wider permissions. The parent directory must exist.
-    fn write_file(&self, path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()>;
+    fn write_file(&self, path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
+        self.write_stream(path, &mut &content[..], mode, owner)
+    }
+
+    /// [`WriteHost::write_file`] of everything that `content` yields, in constant memory.
+    fn write_stream(&self, path: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> Result<()>;
 
     /// Makes one directory; its parent must exist.
     fn create_dir(&self, path: &Path, mode: u32) -> Result<()>;
+
+    /// Makes a directory and those above it that are missing, all with this mode; one that is there stays as it is.
+    fn create_dirs(&self, path: &Path, mode: u32) -> Result<()> {
+        let mut missing = Vec::new();
+        for dir in path.ancestors() {
+            if self.stat(dir)?.is_some() {
+                break;
+            }
+            missing.push(dir);
+        }
+        for dir in missing.into_iter().rev() {
+            self.create_dir(dir, mode)?;
+        }
+        Ok(())
+    }
 
     fn set_mode(&self, path: &Path, mode: u32) -> Result<()>;
 

@@ -8,9 +8,7 @@ pub struct Query {
 
 impl Query {
     fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-        }
+        Self { argv: argv.into_iter().map(Into::into).collect() }
     }
 
     /// Program and arguments.
@@ -21,28 +19,41 @@ impl Query {
     /// Status and version of Debian packages, one `name<TAB>status<TAB>version` line each; unknown names go to standard error.
     pub fn dpkg_status(packages: &[String]) -> Self {
         let format = "--showformat=${binary:Package}\t${db:Status-Abbrev}\t${Version}\n";
+        Self::of(["dpkg-query", "--show", format].into_iter().map(str::to_owned).chain(packages.iter().cloned()))
+    }
+
+    /// Properties of a systemd unit as `Name=value` lines, times as `Wed 2026-11-25 16:52:31.625024 UTC`.
+    pub fn systemctl_show(unit: &str, properties: &[&str]) -> Self {
+        let properties = format!("--property={}", properties.join(","));
+        let microseconds = "--timestamp=us+utc";
+        Self::of(["systemctl", "show", microseconds, &properties, "--", unit])
+    }
+
+    /// Unit files of a type (`swap`): name, state and preset per line.
+    pub fn systemd_unit_files(unit_type: &str) -> Self {
+        let unit_type = format!("--type={unit_type}");
+        Self::of(["systemctl", "list-unit-files", &unit_type, "--no-legend", "--plain"])
+    }
+
+    /// The last lines that a unit wrote to the journal.
+    pub fn journal(unit: &str, lines: usize) -> Self {
+        let lines = lines.to_string();
+        Self::of(["journalctl", "--no-pager", "--quiet", "--output=short-iso", "-n", &lines, "-u", unit])
+    }
+
+    /// When content or metadata of paths last changed (ctime, which nobody can set back): `seconds.fraction path` per line.
+    pub fn change_times(paths: &[String]) -> Self {
         Self::of(
-            ["dpkg-query", "--show", format]
+            ["stat", "--dereference", "--printf=%.9Z %n\\n", "--"]
                 .into_iter()
                 .map(str::to_owned)
-                .chain(packages.iter().cloned()),
+                .chain(paths.iter().cloned()),
         )
     }
 
-    /// Properties of a systemd unit as `Name=value` lines.
-    pub fn systemctl_show(unit: &str, properties: &[&str]) -> Self {
-        let properties = format!("--property={}", properties.join(","));
-        Self::of(["systemctl", "show", &properties, "--", unit])
-    }
-
-    /// Rules and state of the firewall.
-    pub fn ufw_status() -> Self {
-        Self::of(["ufw", "status", "verbose"])
-    }
-
-    /// The rules that were added to the firewall, as commands, also when it is inactive.
-    pub fn ufw_show_added() -> Self {
-        Self::of(["ufw", "show", "added"])
+    /// Rules of a chain of the IPv4 filter table as the kernel has them; status 1 when there is no such chain.
+    pub fn iptables_chain(chain: &str) -> Self {
+        Self::of(["iptables", "-S", chain])
     }
 
     /// An entry of `passwd`, `group`...
@@ -62,14 +73,7 @@ impl Query {
 
     /// Containers in k3s's containerd, as a table with the image of each.
     pub fn k3s_containers() -> Self {
-        Self::of([
-            "/usr/local/bin/k3s",
-            "ctr",
-            "-n",
-            "k8s.io",
-            "containers",
-            "ls",
-        ])
+        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "containers", "ls"])
     }
 
     /// Version of an installed program.

@@ -22,14 +22,8 @@ const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 ///
 /// # Errors
 /// What is wrong with the recipe (with file:line:col), or why the build failed.
-pub fn build(
-    recipe_path: &Path,
-    project_root: &Path,
-    store: &Store,
-    progress: Progress<'_>,
-) -> Result<BuiltImage> {
-    let root = &std::fs::canonicalize(project_root)
-        .with_context(|| format!("reading {}", project_root.display()))?;
+pub fn build(recipe_path: &Path, project_root: &Path, store: &Store, progress: Progress<'_>) -> Result<BuiltImage> {
+    let root = &std::fs::canonicalize(project_root).with_context(|| format!("reading {}", project_root.display()))?;
     let loaded = recipe::load(recipe_path)?;
     let name = loaded.recipe.name.value.clone();
     let context = || format!("building the image {name} of {}", recipe_path.display());
@@ -48,9 +42,8 @@ pub fn build(
         layers.push(debian::layer(debian, store, progress).with_context(context)?);
     }
     let path = work.path().join("layer.tar");
-    let written = own_layer(&loaded, root, store, progress)
-        .and_then(|layer| layer.write(&path))
-        .with_context(context)?;
+    let written =
+        own_layer(&loaded, root, store, progress).and_then(|layer| layer.write(&path)).with_context(context)?;
     layers.push((path, written));
     let archive = work.path().join("image.tar.zst");
     let image = layout::write(&loaded.recipe, &layers, &archive).with_context(context)?;
@@ -64,11 +57,7 @@ pub fn build(
 ///
 /// # Errors
 /// When the recipe is wrong, or an input or the cache cannot be read.
-pub fn cached(
-    recipe_path: &Path,
-    project_root: &Path,
-    store: &Store,
-) -> Result<Option<BuiltImage>> {
+pub fn cached(recipe_path: &Path, project_root: &Path, store: &Store) -> Result<Option<BuiltImage>> {
     let root = std::fs::canonicalize(project_root)?;
     let key = key(&recipe::load(recipe_path)?, &root)?;
     Ok(store.built(&key)?.and_then(pin))
@@ -101,9 +90,7 @@ fn key(loaded: &Loaded, root: &Path) -> Result<String> {
         }
     }
     if loaded.recipe.ca_bundle {
-        inputs
-            .add_tree("ca bundle", Path::new(CA_BUNDLE))
-            .context(NO_CA)?;
+        inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
     }
     Ok(inputs.key())
 }
@@ -115,32 +102,17 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
     let recipe = &loaded.recipe;
     let mut layer = Layer::default();
     let root_owner = Owner::default();
-    let temporary = Entry::Directory {
-        mode: 0o1777,
-        owner: root_owner,
-    };
+    let temporary = Entry::Directory { mode: 0o1777, owner: root_owner };
     layer.insert("/tmp", temporary);
-    let text = |content: String| Entry::Content {
-        content: content.into_bytes(),
-        mode: 0o644,
-        owner: root_owner,
-    };
+    let text = |content: String| Entry::Content { content: content.into_bytes(), mode: 0o644, owner: root_owner };
     let mut passwd = "root:x:0:0:root:/root:/sbin/nologin\n".to_owned();
     let mut group = "root:x:0:\n".to_owned();
-    if let Some(user) = recipe
-        .user
-        .as_ref()
-        .map(recipe::User::named)
-        .filter(|user| user.uid != 0)
-    {
+    if let Some(user) = recipe.user.as_ref().map(recipe::User::named).filter(|user| user.uid != 0) {
         let gid = user.gid.unwrap_or(user.uid);
         let home = user.home.as_deref().unwrap_or("/");
         let shell = user.shell.as_deref().unwrap_or("/sbin/nologin");
         let name = &user.name;
-        passwd.push_str(&format!(
-            "{name}:x:{}:{gid}:{name}:{home}:{shell}\n",
-            user.uid
-        ));
+        passwd.push_str(&format!("{name}:x:{}:{gid}:{name}:{home}:{shell}\n", user.uid));
         if gid != 0 {
             group.push_str(&format!("{name}:x:{gid}:\n"));
         }
@@ -148,25 +120,13 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
     layer.insert("/etc/passwd", text(passwd));
     layer.insert("/etc/group", text(group));
     if recipe.ca_bundle {
-        layer
-            .insert_tree(
-                &PathBuf::from(CA_BUNDLE),
-                CA_BUNDLE,
-                Some(0o644),
-                root_owner,
-            )
-            .context(NO_CA)?;
+        layer.insert_tree(&PathBuf::from(CA_BUNDLE), CA_BUNDLE, Some(0o644), root_owner).context(NO_CA)?;
     }
     for directory in &recipe.directories {
         let (mode, owner) = (directory.mode.0, directory.owner);
         layer.insert(&directory.path, Entry::Directory { mode, owner });
     }
-    for (entry, from) in recipe
-        .files
-        .iter()
-        .map(|entry| &entry.value)
-        .zip(&loaded.from)
-    {
+    for (entry, from) in recipe.files.iter().map(|entry| &entry.value).zip(&loaded.from) {
         let mode = entry.mode.map(|mode| mode.0);
         match from {
             From::Path(path) => layer.insert_tree(path, &entry.to, mode, entry.owner)?,
@@ -185,12 +145,7 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
         }
     }
     for link in &recipe.links {
-        layer.insert(
-            &link.path,
-            Entry::Link {
-                target: link.target.clone(),
-            },
-        );
+        layer.insert(&link.path, Entry::Link { target: link.target.clone() });
     }
     Ok(layer)
 }
@@ -232,11 +187,7 @@ ports: [8080]
         fs::write(&recipe, RECIPE).unwrap();
         fs::write(folder.join("image/data/b"), "b").unwrap();
         fs::write(folder.join("image/data/sub/a"), "a").unwrap();
-        fs::set_permissions(
-            folder.join("image/data/b"),
-            fs::Permissions::from_mode(0o750),
-        )
-        .unwrap();
+        fs::set_permissions(folder.join("image/data/b"), fs::Permissions::from_mode(0o750)).unwrap();
         recipe
     }
 
@@ -273,11 +224,7 @@ ports: [8080]
         assert!(!said.lock().unwrap().is_empty());
         said.lock().unwrap().clear();
         assert_eq!(build(&recipe, &one, &store, &say).unwrap(), image);
-        assert_eq!(
-            *said.lock().unwrap(),
-            Vec::<String>::new(),
-            "unchanged input is not built"
-        );
+        assert_eq!(*said.lock().unwrap(), Vec::<String>::new(), "unchanged input is not built");
 
         let other = Store::at(dir.path().join("other")).unwrap();
         let recipe = project(&two);
@@ -298,10 +245,7 @@ ports: [8080]
         let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
         let descriptor = &index["manifests"][0];
         assert_eq!(descriptor["digest"], image.digest.as_str());
-        assert_eq!(
-            descriptor["annotations"]["io.containerd.image.name"],
-            image.reference.as_str()
-        );
+        assert_eq!(descriptor["annotations"]["io.containerd.image.name"], image.reference.as_str());
         let tag = &image.digest["sha256:".len()..][..16];
         assert_eq!(image.reference, format!("provision.local/hello:{tag}"));
         for (name, content) in &files {
@@ -310,12 +254,8 @@ ports: [8080]
             }
         }
         let manifest: Value = serde_json::from_slice(blob(&files, &descriptor["digest"])).unwrap();
-        let config: Value =
-            serde_json::from_slice(blob(&files, &manifest["config"]["digest"])).unwrap();
-        assert_eq!(
-            config["rootfs"]["diff_ids"][0],
-            manifest["layers"][0]["digest"]
-        );
+        let config: Value = serde_json::from_slice(blob(&files, &manifest["config"]["digest"])).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
         insta::assert_snapshot!(config["config"], @r#"{"User":"65532:65532","ExposedPorts":{"8080/tcp":{}},"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","A=1","B=2"],"Entrypoint":["/hello"],"Cmd":["serve"],"WorkingDir":"/srv","Labels":{"a":"b"}}"#);
 
         let layer = blob(&files, &manifest["layers"][0]["digest"]);
@@ -353,8 +293,7 @@ ports: [8080]
     }
 
     fn files_of_layer(layer: &[u8]) -> BTreeMap<String, String> {
-        let text =
-            |(name, content): (String, Vec<u8>)| Some((name, String::from_utf8(content).ok()?));
+        let text = |(name, content): (String, Vec<u8>)| Some((name, String::from_utf8(content).ok()?));
         files(layer).into_iter().filter_map(text).collect()
     }
 
@@ -364,30 +303,18 @@ ports: [8080]
         let root = dir.path().join("project");
         fs::create_dir_all(root.join("hello/src")).unwrap();
         let write = |path: &str, text: &str| fs::write(root.join(path), text).unwrap();
-        write(
-            "Cargo.toml",
-            "[workspace]\nresolver = '3'\nmembers = ['hello']\n",
-        );
-        write(
-            "Cargo.lock",
-            "version = 4\n\n[[package]]\nname = \"hello\"\nversion = \"0.1.0\"\n",
-        );
-        write(
-            "hello/Cargo.toml",
-            "[package]\nname = 'hello'\nversion = '0.1.0'\nedition = '2024'\n",
-        );
+        write("Cargo.toml", "[workspace]\nresolver = '3'\nmembers = ['hello']\n");
+        write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"hello\"\nversion = \"0.1.0\"\n");
+        write("hello/Cargo.toml", "[package]\nname = 'hello'\nversion = '0.1.0'\nedition = '2024'\n");
         write("hello/src/main.rs", "fn main() { println!(\"hello\") }\n");
-        write(
-            "hello/image.yml",
-            "name: hello\nfiles: [{ from: 'cargo:hello/hello', to: /hello }]\n",
-        );
+        write("hello/image.yml", "name: hello\nfiles: [{ from: 'cargo:hello/hello', to: /hello }]\n");
         let store = Store::at(dir.path().join("cache")).unwrap();
         let recipe = root.join("hello/image.yml");
         let image = build(&recipe, &root, &store, &|_| {}).unwrap();
 
-        let layer = unpack(&store, &image).into_iter().find(|(name, content)| {
-            name.starts_with("blobs/") && content.windows(5).any(|window| window == b"ustar")
-        });
+        let layer = unpack(&store, &image)
+            .into_iter()
+            .find(|(name, content)| name.starts_with("blobs/") && content.windows(5).any(|window| window == b"ustar"));
         let program = files(&layer.unwrap().1[..]).remove("hello").unwrap();
         let path = dir.path().join("hello");
         fs::write(&path, &program).unwrap();
@@ -395,31 +322,18 @@ ports: [8080]
         let run = std::process::Command::new(&path).output().unwrap();
         assert_eq!(run.stdout, b"hello\n");
         let loader = b"/lib64/ld-linux";
-        assert!(
-            !program.windows(loader.len()).any(|window| window == loader),
-            "it is linked statically"
-        );
+        assert!(!program.windows(loader.len()).any(|window| window == loader), "it is linked statically");
         let here = dir.path().to_str().unwrap().as_bytes();
-        assert!(
-            !program.windows(here.len()).any(|window| window == here),
-            "no path of this machine is in it"
-        );
+        assert!(!program.windows(here.len()).any(|window| window == here), "no path of this machine is in it");
 
         // Without the program that cargo left, building again could not go unnoticed.
         fs::remove_dir_all(store.root().join("cargo")).unwrap();
         assert_eq!(build(&recipe, &root, &store, &|_| {}).unwrap(), image);
-        assert!(
-            !store.root().join("cargo").exists(),
-            "unchanged input runs no cargo"
-        );
+        assert!(!store.root().join("cargo").exists(), "unchanged input runs no cargo");
 
         write("hello/src/main.rs", "fn main() { nonsense }\n");
         let error = format!("{:#}", build(&recipe, &root, &store, &|_| {}).unwrap_err());
         assert!(error.contains("cannot find value `nonsense`"), "{error}");
-        assert_eq!(
-            fs::read_dir(store.root().join("work")).unwrap().count(),
-            0,
-            "nothing is left behind"
-        );
+        assert_eq!(fs::read_dir(store.root().join("work")).unwrap().count(), 0, "nothing is left behind");
     }
 }

@@ -25,15 +25,10 @@ impl CargoBinary {
         let plain = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('-')
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
         };
         let (package, bin) = text.split_once('/')?;
-        (plain(package) && plain(bin)).then(|| Self {
-            package: package.to_owned(),
-            bin: bin.to_owned(),
-        })
+        (plain(package) && plain(bin)).then(|| Self { package: package.to_owned(), bin: bin.to_owned() })
     }
 
     /// Adds what the program is built from: the package, those of its dependencies that are in the workspace, the workspace's
@@ -45,12 +40,7 @@ impl CargoBinary {
     pub fn add_inputs(&self, inputs: &mut Inputs, root: &Path) -> Result<()> {
         let workspace = read_manifest(root)?;
         inputs.add("cargo", format!("{}/{}", self.package, self.bin));
-        for name in [
-            "Cargo.toml",
-            "Cargo.lock",
-            "rust-toolchain.toml",
-            ".cargo/config.toml",
-        ] {
+        for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"] {
             if root.join(name).exists() {
                 inputs.add_tree(name, &root.join(name))?;
             }
@@ -122,13 +112,10 @@ impl CargoBinary {
 
 /// Static linking, and no path of this machine in the program: another checkout gives the same bytes.
 fn rustflags(root: &Path) -> String {
-    let mut flags = vec![
-        "-Ctarget-feature=+crt-static".to_owned(),
-        format!("--remap-path-prefix={}=/src", root.display()),
-    ];
+    let mut flags =
+        vec!["-Ctarget-feature=+crt-static".to_owned(), format!("--remap-path-prefix={}=/src", root.display())];
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home =
-        cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let cargo_home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     if let Some(home) = cargo_home {
         flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
     }
@@ -138,25 +125,19 @@ fn rustflags(root: &Path) -> String {
 fn read_manifest(folder: &Path) -> Result<Table> {
     let path = folder.join("Cargo.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    text.parse()
-        .with_context(|| format!("reading {}", path.display()))
+    text.parse().with_context(|| format!("reading {}", path.display()))
 }
 
 /// Folder of every package of the workspace by its name.
 fn members(root: &Path, workspace: &Table) -> Result<BTreeMap<String, PathBuf>> {
-    let list = workspace
-        .get("workspace")
-        .and_then(|workspace| workspace.get("members"))
-        .and_then(Value::as_array);
+    let list = workspace.get("workspace").and_then(|workspace| workspace.get("members")).and_then(Value::as_array);
     let mut folders = vec![root.to_owned()];
     for member in list.into_iter().flatten().filter_map(Value::as_str) {
         match member.strip_suffix("/*") {
             None => folders.push(root.join(member)),
             Some(parent) => {
                 let parent = root.join(parent);
-                for entry in fs::read_dir(&parent)
-                    .with_context(|| format!("reading {}", parent.display()))?
-                {
+                for entry in fs::read_dir(&parent).with_context(|| format!("reading {}", parent.display()))? {
                     let folder = entry?.path();
                     if folder.join("Cargo.toml").exists() {
                         folders.push(folder);
@@ -168,9 +149,7 @@ fn members(root: &Path, workspace: &Table) -> Result<BTreeMap<String, PathBuf>> 
     let mut members = BTreeMap::new();
     for folder in folders {
         let manifest = read_manifest(&folder)?;
-        let name = manifest
-            .get("package")
-            .and_then(|package| package.get("name"));
+        let name = manifest.get("package").and_then(|package| package.get("name"));
         if let Some(name) = name.and_then(Value::as_str) {
             members.insert(name.to_owned(), fs::canonicalize(&folder)?);
         }
@@ -180,9 +159,7 @@ fn members(root: &Path, workspace: &Table) -> Result<BTreeMap<String, PathBuf>> 
 
 /// `package` and every folder that it depends on by path, sorted.
 fn closure(root: &Path, workspace: &Table, package: &Path) -> Result<BTreeSet<PathBuf>> {
-    let shared = workspace
-        .get("workspace")
-        .and_then(|w| w.get("dependencies"));
+    let shared = workspace.get("workspace").and_then(|w| w.get("dependencies"));
     let mut found = BTreeSet::new();
     let mut todo = vec![package.to_owned()];
     while let Some(folder) = todo.pop() {
@@ -194,10 +171,7 @@ fn closure(root: &Path, workspace: &Table, package: &Path) -> Result<BTreeSet<Pa
         let tables = targets.into_iter().flat_map(|targets| targets.values());
         let tables = tables.filter_map(Value::as_table).chain([&manifest]);
         for (name, dependency) in tables.flat_map(|table| {
-            ["dependencies", "build-dependencies"]
-                .into_iter()
-                .filter_map(|key| table.get(key)?.as_table())
-                .flatten()
+            ["dependencies", "build-dependencies"].into_iter().filter_map(|key| table.get(key)?.as_table()).flatten()
         }) {
             let inherited = dependency.get("workspace").and_then(Value::as_bool) == Some(true);
             let (base, entry) = if inherited {
@@ -205,18 +179,10 @@ fn closure(root: &Path, workspace: &Table, package: &Path) -> Result<BTreeSet<Pa
             } else {
                 (folder.as_path(), Some(dependency))
             };
-            if let Some(path) = entry
-                .and_then(|entry| entry.get("path"))
-                .and_then(Value::as_str)
-            {
+            if let Some(path) = entry.and_then(|entry| entry.get("path")).and_then(Value::as_str) {
                 let path = base.join(path);
-                let path = fs::canonicalize(&path).with_context(|| {
-                    format!(
-                        "dependency {name} of {}: {}",
-                        folder.display(),
-                        path.display()
-                    )
-                })?;
+                let path = fs::canonicalize(&path)
+                    .with_context(|| format!("dependency {name} of {}: {}", folder.display(), path.display()))?;
                 todo.push(path);
             }
         }
@@ -251,10 +217,7 @@ mod tests {
             "[package]\nname = 'mid'\n[target.'cfg(unix)'.dependencies]\nlow.workspace = true\n",
         );
         write("crates/mid/src/lib.rs", "");
-        write(
-            "crates/low/Cargo.toml",
-            "[package]\nname = 'low'\n[dev-dependencies]\nother = { path = '../other' }\n",
-        );
+        write("crates/low/Cargo.toml", "[package]\nname = 'low'\n[dev-dependencies]\nother = { path = '../other' }\n");
         write("crates/low/src/lib.rs", "");
         write("crates/other/Cargo.toml", "[package]\nname = 'other'\n");
         write("crates/other/src/lib.rs", "");
@@ -288,14 +251,8 @@ mod tests {
     fn an_unknown_package_is_named_with_a_suggestion() {
         let dir = workspace();
         let binary = CargoBinary::parse("apps/app").unwrap();
-        let error = binary
-            .add_inputs(&mut Inputs::new("test 1"), dir.path())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("no package \"apps\"; did you mean \"app\"?"),
-            "{error}"
-        );
+        let error = binary.add_inputs(&mut Inputs::new("test 1"), dir.path()).unwrap_err().to_string();
+        assert!(error.contains("no package \"apps\"; did you mean \"app\"?"), "{error}");
     }
 
     #[test]

@@ -20,18 +20,11 @@ use crate::artifacts::{Inputs, Progress, Store};
 const BUILDER: &str = "debian layer 1";
 
 /// Where the kernel looks for the dynamic loader of this architecture.
-const LOADER: &str = if cfg!(target_arch = "aarch64") {
-    "/lib/ld-linux-aarch64.so.1"
-} else {
-    "/lib64/ld-linux-x86-64.so.2"
-};
+const LOADER: &str =
+    if cfg!(target_arch = "aarch64") { "/lib/ld-linux-aarch64.so.1" } else { "/lib64/ld-linux-x86-64.so.2" };
 
 /// What is unpacked but never wanted: it would only make the unpacking slower.
-const UNWANTED: [&str; 3] = [
-    "/usr/share/doc/*",
-    "/usr/share/man/*",
-    "/usr/share/locale/*",
-];
+const UNWANTED: [&str; 3] = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"];
 
 /// Makes the layer, or finds it in the cache.
 ///
@@ -41,11 +34,7 @@ pub fn layer(debian: &Debian, store: &Store, progress: Progress<'_>) -> Result<(
     let mut inputs = Inputs::new(BUILDER);
     inputs.add("arch", std::env::consts::ARCH);
     inputs.add("suite", &debian.suite);
-    for (name, list) in [
-        ("packages", &debian.packages),
-        ("paths", &debian.paths),
-        ("exclude", &debian.exclude),
-    ] {
+    for (name, list) in [("packages", &debian.packages), ("paths", &debian.paths), ("exclude", &debian.exclude)] {
         inputs.add(name, list.join("\n"));
     }
     inputs.add("busybox", debian.busybox.to_string());
@@ -53,13 +42,7 @@ pub fn layer(debian: &Debian, store: &Store, progress: Progress<'_>) -> Result<(
     let what = debian.packages.join(", ");
     let found = |built: crate::artifacts::Built| {
         let path = store.blob_path(&built.sha256);
-        (
-            path,
-            Written {
-                sha256: built.sha256,
-                size: built.size,
-            },
-        )
+        (path, Written { sha256: built.sha256, size: built.size })
     };
     if let Some(built) = store.built(&key)? {
         return Ok(found(built));
@@ -94,22 +77,12 @@ fn unpack(debian: &Debian, stage: &Path, store: &Store, progress: Progress<'_>) 
         format!("--include={}", debian.packages.join(",")),
         "--aptopt=APT::Install-Recommends \"false\"".to_owned(),
     ];
-    argv.extend(
-        UNWANTED
-            .iter()
-            .map(|path| format!("--dpkgopt=path-exclude={path}")),
-    );
+    argv.extend(UNWANTED.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
     argv.push(debian.suite.clone());
     argv.push(stage.display().to_string());
     let name = debian.packages.first().map_or("debian", String::as_str);
     script::run(
-        &Step {
-            name,
-            argv: &argv,
-            cwd: store.root(),
-            env: &[],
-            missing: "install it: apt-get install mmdebstrap",
-        },
+        &Step { name, argv: &argv, cwd: store.root(), env: &[], missing: "install it: apt-get install mmdebstrap" },
         store,
         progress,
     )
@@ -124,11 +97,7 @@ struct Closure<'a> {
 
 impl<'a> Closure<'a> {
     fn new(stage: &'a Path) -> Self {
-        Self {
-            stage,
-            layer: Layer::default(),
-            done: BTreeSet::new(),
-        }
+        Self { stage, layer: Layer::default(), done: BTreeSet::new() }
     }
 
     /// `/bin`, `/lib`... as links into `/usr` where the unpacked system has them so.
@@ -137,10 +106,7 @@ impl<'a> Closure<'a> {
             if let Ok(target) = fs::read_link(self.stage.join(name)) {
                 let target = target.to_string_lossy().into_owned();
                 let owner = Owner::default();
-                self.layer.insert(
-                    &format!("usr/{name}"),
-                    Entry::Directory { mode: 0o755, owner },
-                );
+                self.layer.insert(&format!("usr/{name}"), Entry::Directory { mode: 0o755, owner });
                 self.layer.insert(name, Entry::Link { target });
             }
         }
@@ -160,10 +126,7 @@ impl<'a> Closure<'a> {
             };
             let excluded = |entry: &String| {
                 let entry = entry.trim_matches('/');
-                at == entry
-                    || at
-                        .strip_prefix(entry)
-                        .is_some_and(|rest| rest.starts_with('/'))
+                at == entry || at.strip_prefix(entry).is_some_and(|rest| rest.starts_with('/'))
             };
             if exclude.iter().any(excluded) || !self.done.insert(at.clone()) {
                 continue;
@@ -171,24 +134,18 @@ impl<'a> Closure<'a> {
             if metadata.is_symlink() {
                 let target = fs::read_link(&source)?.to_string_lossy().into_owned();
                 let folder = at.rsplit_once('/').map_or("", |(folder, _)| folder);
-                let next = if target.starts_with('/') {
-                    target.clone()
-                } else {
-                    format!("/{folder}/{target}")
-                };
+                let next = if target.starts_with('/') { target.clone() } else { format!("/{folder}/{target}") };
                 todo.push_back((next, must_exist));
                 self.layer.insert(&at, Entry::Link { target });
             } else if metadata.is_dir() {
                 let owner = Owner::default();
-                self.layer
-                    .insert(&at, Entry::Directory { mode: 0o755, owner });
+                self.layer.insert(&at, Entry::Directory { mode: 0o755, owner });
                 for entry in fs::read_dir(&source)? {
                     let name = entry?.file_name();
                     todo.push_back((format!("/{at}/{}", name.to_string_lossy()), false));
                 }
             } else if metadata.is_file() {
-                self.layer
-                    .insert_tree(&source, &at, None, Owner::default())?;
+                self.layer.insert_tree(&source, &at, None, Owner::default())?;
                 if is_elf(&source) {
                     todo.extend(self.needed(&at)?.into_iter().map(|path| (path, true)));
                 }
@@ -253,12 +210,7 @@ impl<'a> Closure<'a> {
         for name in String::from_utf8_lossy(&output.stdout).lines() {
             let link = format!("{folder}/{name}");
             if !self.layer.contains(&link) {
-                self.layer.insert(
-                    &link,
-                    Entry::Link {
-                        target: "busybox".to_owned(),
-                    },
-                );
+                self.layer.insert(&link, Entry::Link { target: "busybox".to_owned() });
             }
         }
         Ok(())
@@ -266,9 +218,7 @@ impl<'a> Closure<'a> {
 }
 
 fn parts(path: &str) -> impl Iterator<Item = String> {
-    path.split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .map(str::to_owned)
+    path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned)
 }
 
 /// Paths in what the loader's `--list` prints: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, the loader itself without an
@@ -291,10 +241,7 @@ fn parse_needed(text: &str) -> Result<Vec<String>> {
 
 fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok()
-        && magic == *b"\x7fELF"
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
 }
 
 #[cfg(test)]
@@ -308,20 +255,11 @@ mod tests {
     fn the_loaders_list_is_understood() {
         let text = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f1)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007f2)\n";
-        let paths = [
-            "/lib/x86_64-linux-gnu/libz.so.1",
-            "/lib64/ld-linux-x86-64.so.2",
-        ];
+        let paths = ["/lib/x86_64-linux-gnu/libz.so.1", "/lib64/ld-linux-x86-64.so.2"];
         assert_eq!(parse_needed(text).unwrap(), paths);
-        assert_eq!(
-            parse_needed("\tstatically linked\n").unwrap(),
-            Vec::<String>::new()
-        );
+        assert_eq!(parse_needed("\tstatically linked\n").unwrap(), Vec::<String>::new());
         let error = parse_needed("\tlibLLVM.so.14 => not found\n").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "it needs libLLVM.so.14, which the packages do not have"
-        );
+        assert_eq!(error.to_string(), "it needs libLLVM.so.14, which the packages do not have");
     }
 
     #[test]
@@ -337,16 +275,8 @@ mod tests {
         fs::write(stage.join("usr/lib/data/big"), "x").unwrap();
         let mut closure = Closure::new(stage);
         closure.merged_usr();
-        closure
-            .add("/lib/alias", &["/usr/lib/data/big".to_owned()])
-            .unwrap();
-        for path in [
-            "lib",
-            "usr/lib/alias",
-            "usr/lib/data",
-            "usr/lib/data/file",
-            "usr/lib/data/dangling",
-        ] {
+        closure.add("/lib/alias", &["/usr/lib/data/big".to_owned()]).unwrap();
+        for path in ["lib", "usr/lib/alias", "usr/lib/data", "usr/lib/data/file", "usr/lib/data/dangling"] {
             assert!(closure.layer.contains(path), "{path}: {:?}", closure.layer);
         }
         assert!(!closure.layer.contains("usr/lib/data/big"));

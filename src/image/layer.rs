@@ -55,10 +55,7 @@ impl Layer {
         for (at, _) in path.match_indices('/') {
             self.entries
                 .entry(path[..at].to_owned())
-                .or_insert(Entry::Directory {
-                    mode: 0o755,
-                    owner: Owner::default(),
-                });
+                .or_insert(Entry::Directory { mode: 0o755, owner: Owner::default() });
         }
         self.entries.insert(path.to_owned(), entry);
     }
@@ -71,13 +68,7 @@ impl Layer {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn insert_tree(
-        &mut self,
-        from: &Path,
-        to: &str,
-        mode: Option<u32>,
-        owner: Owner,
-    ) -> Result<()> {
+    pub fn insert_tree(&mut self, from: &Path, to: &str, mode: Option<u32>, owner: Owner) -> Result<()> {
         let context = || format!("reading {}", from.display());
         let metadata = std::fs::symlink_metadata(from).with_context(context)?;
         if metadata.is_symlink() {
@@ -96,14 +87,7 @@ impl Layer {
             let executable = metadata.permissions().mode() & 0o111 != 0;
             let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
             let source = from.to_owned();
-            self.insert(
-                to,
-                Entry::File {
-                    source,
-                    mode,
-                    owner,
-                },
-            );
+            self.insert(to, Entry::File { source, mode, owner });
         }
         Ok(())
     }
@@ -143,8 +127,7 @@ impl Layer {
                     tar.append_data(&mut header, path, content.as_slice())
                 }
                 Entry::File { source, .. } => {
-                    let file = File::open(source)
-                        .with_context(|| format!("reading {}", source.display()))?;
+                    let file = File::open(source).with_context(|| format!("reading {}", source.display()))?;
                     let size = file.metadata()?.len();
                     header.set_size(size);
                     tar.append_data(&mut header, path, file.take(size))
@@ -167,11 +150,7 @@ struct Hashing<W> {
 
 impl<W: Write> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hasher: Sha256::new(),
-            size: 0,
-        }
+        Self { inner, hasher: Sha256::new(), size: 0 }
     }
 
     fn finish(self) -> (String, u64, W) {

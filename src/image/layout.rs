@@ -78,48 +78,24 @@ pub fn write(recipe: &Recipe, layers: &[(PathBuf, Written)], to: &Path) -> Resul
     let file = BufWriter::new(File::create(to).with_context(context)?);
     let mut tar = tar::Builder::new(zstd::Encoder::new(file, 3)?);
     let blob = |hash: &str| format!("blobs/sha256/{hash}");
-    append(
-        &mut tar,
-        "oci-layout",
-        30,
-        &b"{\"imageLayoutVersion\":\"1.0.0\"}"[..],
-    )?;
+    append(&mut tar, "oci-layout", 30, &b"{\"imageLayoutVersion\":\"1.0.0\"}"[..])?;
     append(&mut tar, "index.json", index.len() as u64, &index[..])?;
-    append(
-        &mut tar,
-        &blob(&manifest_hash),
-        manifest.len() as u64,
-        &manifest[..],
-    )?;
-    append(
-        &mut tar,
-        &blob(&config_hash),
-        config.len() as u64,
-        &config[..],
-    )?;
+    append(&mut tar, &blob(&manifest_hash), manifest.len() as u64, &manifest[..])?;
+    append(&mut tar, &blob(&config_hash), config.len() as u64, &config[..])?;
     for (path, layer) in layers {
         let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
         append(&mut tar, &blob(&layer.sha256), layer.size, file)?;
     }
-    tar.into_inner()
-        .and_then(zstd::Encoder::finish)
-        .and_then(|mut file| file.flush())
-        .with_context(context)?;
+    tar.into_inner().and_then(zstd::Encoder::finish).and_then(|mut file| file.flush()).with_context(context)?;
     Ok(Image { reference, digest })
 }
 
-fn append(
-    tar: &mut tar::Builder<impl Write>,
-    name: &str,
-    size: u64,
-    content: impl Read,
-) -> Result<()> {
+fn append(tar: &mut tar::Builder<impl Write>, name: &str, size: u64, content: impl Read) -> Result<()> {
     let mut header = Header::new_gnu();
     header.set_mtime(0);
     header.set_mode(0o644);
     header.set_size(size);
-    tar.append_data(&mut header, name, content)
-        .with_context(|| format!("writing {name} into an image archive"))
+    tar.append_data(&mut header, name, content).with_context(|| format!("writing {name} into an image archive"))
 }
 
 fn platform() -> Value {
@@ -138,18 +114,12 @@ fn config(recipe: &Recipe, layers: &[(PathBuf, Written)]) -> Value {
         config["User"] = json!(format!("{}:{}", user.uid, user.gid.unwrap_or(user.uid)));
     }
     if !recipe.ports.is_empty() {
-        let ports = recipe
-            .ports
-            .iter()
-            .map(|port| (format!("{port}/tcp"), json!({})));
+        let ports = recipe.ports.iter().map(|port| (format!("{port}/tcp"), json!({})));
         config["ExposedPorts"] = Value::Object(ports.collect());
     }
     // Without PATH an entry point that is not a path is not found.
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-    let own = recipe
-        .env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
+    let own = recipe.env.iter().map(|(name, value)| format!("{name}={value}"));
     let default = (!recipe.env.contains_key("PATH")).then_some(path);
     config["Env"] = json!(default.into_iter().chain(own).collect::<Vec<_>>());
     for (key, argv) in [("Entrypoint", &recipe.entrypoint), ("Cmd", &recipe.cmd)] {

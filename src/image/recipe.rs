@@ -126,9 +126,7 @@ impl TryFrom<String> for Mode {
             .ok()
             .filter(|mode| *mode <= 0o7777 && text.len() == 4)
             .map(Self)
-            .ok_or_else(|| {
-                format!("a mode is four octal digits in quotes, like \"0644\"; got {text:?}")
-            })
+            .ok_or_else(|| format!("a mode is four octal digits in quotes, like \"0644\"; got {text:?}"))
     }
 }
 
@@ -149,24 +147,14 @@ impl TryFrom<String> for Owner {
 
     fn try_from(text: String) -> Result<Self, String> {
         text.split_once(':')
-            .and_then(|(uid, gid)| {
-                Some(Self {
-                    uid: uid.parse().ok()?,
-                    gid: gid.parse().ok()?,
-                })
-            })
-            .ok_or_else(|| {
-                format!("an owner is \"UID:GID\" in numbers, like \"65532:65532\"; got {text:?}")
-            })
+            .and_then(|(uid, gid)| Some(Self { uid: uid.parse().ok()?, gid: gid.parse().ok()? }))
+            .ok_or_else(|| format!("an owner is \"UID:GID\" in numbers, like \"65532:65532\"; got {text:?}"))
     }
 }
 
 /// Who the program runs as.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "a user is a number, or { name, uid, gid?, home?, shell? }"
-)]
+#[serde(untagged, expecting = "a user is a number, or { name, uid, gid?, home?, shell? }")]
 pub enum User {
     Id(u32),
     Named(NamedUser),
@@ -240,19 +228,13 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
     let paths = recipe.directories.iter().map(|entry| &entry.path);
     let paths = paths.chain(recipe.links.iter().map(|link| &link.path));
     if let Some(path) = paths.into_iter().find(|path| !is_plain_absolute(path)) {
-        return Err(Diagnostic::new(format!(
-            "{file}: {path:?} is not an absolute path without `.` and `..`"
-        )));
+        return Err(Diagnostic::new(format!("{file}: {path:?} is not an absolute path without `.` and `..`")));
     }
     let mut from = Vec::new();
     for entry in &recipe.files {
-        let fault =
-            |message: String| Diagnostic::at(document::place(&file, entry.referenced), message);
+        let fault = |message: String| Diagnostic::at(document::place(&file, entry.referenced), message);
         if !is_plain_absolute(&entry.value.to) {
-            return Err(fault(format!(
-                "`to: {}` is not an absolute path without `.` and `..`",
-                entry.value.to
-            )));
+            return Err(fault(format!("`to: {}` is not an absolute path without `.` and `..`", entry.value.to)));
         }
         from.push(match (&entry.value.from, &entry.value.content) {
             (Some(from), None) => match from.strip_prefix("cargo:") {
@@ -278,9 +260,8 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
 
 /// Absolute and without anything that could lead elsewhere.
 fn is_plain_absolute(path: &str) -> bool {
-    path.strip_prefix('/').is_some_and(|rest| {
-        !rest.is_empty() && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
-    })
+    path.strip_prefix('/')
+        .is_some_and(|rest| !rest.is_empty() && rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
 }
 
 #[cfg(test)]
@@ -319,10 +300,7 @@ mod tests {
             "image.yml:3:5: a file has either `from` or `content`"
         );
         assert!(error("name: rul\nuser: me\n").contains("a user is a number"));
-        assert!(
-            error("name: rul\nfiles:\n  - { content: x, to: /x, mode: '644' }\n")
-                .contains("four octal digits")
-        );
+        assert!(error("name: rul\nfiles:\n  - { content: x, to: /x, mode: '644' }\n").contains("four octal digits"));
         assert!(error("name: rul\nentripoint: [x]\n").starts_with("image.yml:2:1: unknown field"));
         assert!(error("name: rul\nbase: alpine\n").starts_with("image.yml:2:7: "));
     }

@@ -38,9 +38,7 @@ impl ImageSource {
         match self {
             Self::Built(image) => image.reference.clone(),
             Self::Registry { reference, digest } => {
-                let name = reference
-                    .rsplit_once(':')
-                    .map_or(reference.as_str(), |(name, _)| name);
+                let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
                 format!("{name}@{digest}")
             }
         }
@@ -81,11 +79,7 @@ pub struct Sources {
 impl Sources {
     /// `root` is the project's folder, which recipes are relative to.
     pub fn new(lock: Lock, store: Store, root: impl Into<PathBuf>) -> Self {
-        Self {
-            lock,
-            store,
-            root: root.into(),
-        }
+        Self { lock, store, root: root.into() }
     }
 
     pub fn lock(&self) -> &Lock {
@@ -113,9 +107,7 @@ impl Sources {
                     url: None,
                 })
             }
-            Source::Image(recipe) => Ok(self
-                .artifact_image_recipe(artifact, recipe, progress)?
-                .archive),
+            Source::Image(recipe) => Ok(self.artifact_image_recipe(artifact, recipe, progress)?.archive),
         }
     }
 
@@ -134,30 +126,18 @@ impl Sources {
     pub fn image_artifact(&self, name: &str, progress: Progress<'_>) -> Result<ImageSource> {
         let artifact = self.lock.get(name)?;
         match &artifact.source {
-            Source::Registry { reference, digest } => Ok(ImageSource::Registry {
-                reference: reference.clone(),
-                digest: digest.clone(),
-            }),
-            Source::Image(recipe) => Ok(ImageSource::Built(
-                self.artifact_image_recipe(artifact, recipe, progress)?,
-            )),
+            Source::Registry { reference, digest } => {
+                Ok(ImageSource::Registry { reference: reference.clone(), digest: digest.clone() })
+            }
+            Source::Image(recipe) => Ok(ImageSource::Built(self.artifact_image_recipe(artifact, recipe, progress)?)),
             Source::Url { .. } | Source::Script(_) => {
-                bail!(
-                    "{}: artifact {name} is a file, not an image",
-                    artifact.place
-                )
+                bail!("{}: artifact {name} is a file, not an image", artifact.place)
             }
         }
     }
 
-    fn artifact_image_recipe(
-        &self,
-        artifact: &Artifact,
-        recipe: &str,
-        progress: Progress<'_>,
-    ) -> Result<BuiltImage> {
-        self.image(recipe, progress)
-            .with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
+    fn artifact_image_recipe(&self, artifact: &Artifact, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
+        self.image(recipe, progress).with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
     }
 
     /// All artifacts, and what of them the cache has. Brings and builds nothing.
@@ -165,10 +145,7 @@ impl Sources {
     /// # Errors
     /// When the cache cannot be read.
     pub fn list(&self) -> Result<Vec<Row>> {
-        self.lock
-            .iter()
-            .map(|artifact| self.row(artifact))
-            .collect()
+        self.lock.iter().map(|artifact| self.row(artifact)).collect()
     }
 
     fn row(&self, artifact: &Artifact) -> Result<Row> {
@@ -177,24 +154,15 @@ impl Sources {
             Source::Registry { reference, digest } => (reference.clone(), Some(digest.clone())),
             Source::Script(recipe) => {
                 let built = script::cached(artifact, recipe, &self.root, &self.store)?;
-                (
-                    format!("recipe {}", recipe.script),
-                    built.map(|built| built.sha256),
-                )
+                (format!("recipe {}", recipe.script), built.map(|built| built.sha256))
             }
             Source::Image(recipe) => {
                 let built = super::build::cached(&self.root.join(recipe), &self.root, &self.store)?;
-                (
-                    format!("recipe {recipe}"),
-                    built.map(|image| image.archive.sha256),
-                )
+                (format!("recipe {recipe}"), built.map(|image| image.archive.sha256))
             }
         };
         let file = hash.as_deref().filter(|hash| crate::hash::is_sha256(hash));
-        let file = file
-            .map(|hash| self.store.open_blob(hash))
-            .transpose()?
-            .flatten();
+        let file = file.map(|hash| self.store.open_blob(hash)).transpose()?.flatten();
         Ok(Row {
             name: artifact.name.clone(),
             version: artifact.version.clone(),
@@ -218,9 +186,7 @@ impl Sources {
                 Source::Url { .. } => {
                     download::fetch(&self.lock.pin(name)?, &self.store, progress).await?;
                 }
-                Source::Registry { .. } => {
-                    progress(&format!("{name}: pulled by the host, nothing to fetch"))
-                }
+                Source::Registry { .. } => progress(&format!("{name}: pulled by the host, nothing to fetch")),
                 Source::Script(_) | Source::Image(_) => {
                     tokio::task::block_in_place(|| self.artifact(name, progress))?;
                 }

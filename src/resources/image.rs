@@ -82,25 +82,15 @@ impl<'de> Deserialize<'de> for Image {
             }
 
             fn visit_str<E: de::Error>(self, recipe: &str) -> Result<Image, E> {
-                Ok(Image {
-                    recipe: Some(recipe.to_owned()),
-                    artifact: None,
-                    resolved: None,
-                })
+                Ok(Image { recipe: Some(recipe.to_owned()), artifact: None, resolved: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Image, A::Error> {
                 let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
                 if fields.recipe.is_some() == fields.artifact.is_some() {
-                    return Err(de::Error::custom(
-                        "an image has either `recipe` or `artifact`",
-                    ));
+                    return Err(de::Error::custom("an image has either `recipe` or `artifact`"));
                 }
-                Ok(Image {
-                    recipe: fields.recipe,
-                    artifact: fields.artifact,
-                    resolved: fields.resolved,
-                })
+                Ok(Image { recipe: fields.recipe, artifact: fields.artifact, resolved: fields.resolved })
             }
         }
 
@@ -127,9 +117,7 @@ struct Stored {
 
 impl Image {
     fn source(&self) -> Result<&ImageSource> {
-        self.resolved
-            .as_ref()
-            .with_context(|| format!("image {} was not resolved", Resource::name(self)))
+        self.resolved.as_ref().with_context(|| format!("image {} was not resolved", Resource::name(self)))
     }
 }
 
@@ -140,10 +128,7 @@ impl Resource for Image {
     type State = State;
 
     fn name(&self) -> String {
-        self.artifact
-            .clone()
-            .or_else(|| self.recipe.clone())
-            .unwrap_or_default()
+        self.artifact.clone().or_else(|| self.recipe.clone()).unwrap_or_default()
     }
 
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
@@ -164,15 +149,8 @@ impl Resource for Image {
         let name = source.stored_name();
         let present = images.iter().find(|image| image.name == name).cloned();
         let mut unused = Vec::new();
-        if let (None, ImageSource::Built(_), Some((repository, _))) =
-            (&present, source, name.rsplit_once(':'))
-        {
-            let old = |image: &&Stored| {
-                image
-                    .name
-                    .rsplit_once(':')
-                    .is_some_and(|(other, _)| other == repository)
-            };
+        if let (None, ImageSource::Built(_), Some((repository, _))) = (&present, source, name.rsplit_once(':')) {
+            let old = |image: &&Stored| image.name.rsplit_once(':').is_some_and(|(other, _)| other == repository);
             if images.iter().any(|image| old(&image)) {
                 let containers = match answer(host.query(&Query::k3s_containers()).await?)? {
                     Answer::Table(table) => parse_containers(&table)?,
@@ -215,10 +193,7 @@ impl Resource for Image {
             Some(stored) => {
                 diff.compare("digest", &stored.digest, source.digest());
                 if !stored.pinned {
-                    diff.push(
-                        "pinned",
-                        "not pinned -> pinned against image garbage collection",
-                    );
+                    diff.push("pinned", "not pinned -> pinned against image garbage collection");
                 }
             }
         }
@@ -234,8 +209,7 @@ impl Resource for Image {
                     let archive = host.fetch(&image.archive).await?;
                     host.progress(&format!("importing {name}"));
                     let archive = archive.display().to_string();
-                    host.run(&ctr(["import", "--label", PINNED, &archive]))
-                        .await?;
+                    host.run(&ctr(["import", "--label", PINNED, &archive])).await?;
                 }
                 ImageSource::Registry { .. } => {
                     host.progress(&format!("pulling {name}"));
@@ -244,18 +218,13 @@ impl Resource for Image {
                         argv.extend(["--hosts-dir", HOSTS_DIR]);
                     }
                     argv.push(&name);
-                    host.run(&ctr(argv).timeout(Duration::from_secs(3600)))
-                        .await?;
+                    host.run(&ctr(argv).timeout(Duration::from_secs(3600))).await?;
                 }
             }
         } else if diff.has("pinned") {
             host.run(&ctr(["label", &name, PINNED])).await?;
         }
-        let old: Vec<&str> = diff
-            .changes
-            .iter()
-            .filter_map(|change| change.field.strip_prefix(OLD))
-            .collect();
+        let old: Vec<&str> = diff.changes.iter().filter_map(|change| change.field.strip_prefix(OLD)).collect();
         if !old.is_empty() {
             let Answer::Table(table) = answer(host.query(&Query::k3s_images()).await?)? else {
                 bail!("containerd does not answer any more");
@@ -273,24 +242,11 @@ impl Resource for Image {
 fn names_of(old: &[&str], images: &[Stored]) -> Vec<String> {
     let by_config = |image: &Stored| image.name.starts_with("sha256:");
     let mut names = Vec::new();
-    for image in images
-        .iter()
-        .filter(|image| old.contains(&image.name.as_str()))
-    {
-        let same: Vec<&Stored> = images
-            .iter()
-            .filter(|other| other.digest == image.digest)
-            .collect();
+    for image in images.iter().filter(|image| old.contains(&image.name.as_str())) {
+        let same: Vec<&Stored> = images.iter().filter(|other| other.digest == image.digest).collect();
         names.push(image.name.clone());
-        if same
-            .iter()
-            .all(|other| by_config(other) || old.contains(&other.name.as_str()))
-        {
-            names.extend(
-                same.iter()
-                    .filter(|other| by_config(other))
-                    .map(|other| other.name.clone()),
-            );
+        if same.iter().all(|other| by_config(other) || old.contains(&other.name.as_str())) {
+            names.extend(same.iter().filter(|other| by_config(other)).map(|other| other.name.clone()));
         }
     }
     names.sort();
@@ -299,11 +255,7 @@ fn names_of(old: &[&str], images: &[Stored]) -> Vec<String> {
 }
 
 fn ctr<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Cmd {
-    Cmd::new(
-        ["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images"]
-            .into_iter()
-            .chain(arguments),
-    )
+    Cmd::new(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images"].into_iter().chain(arguments))
 }
 
 /// What containerd answered.
@@ -321,21 +273,11 @@ fn answer(output: Output) -> Result<Answer> {
         return Ok(Answer::NotYet("needs k3s".to_owned()));
     }
     let reason = output.stderr.trim();
-    let not_running = [
-        "no such file",
-        "connection refused",
-        "failed to dial",
-        "deadline exceeded",
-    ];
+    let not_running = ["no such file", "connection refused", "failed to dial", "deadline exceeded"];
     if not_running.iter().any(|text| reason.contains(text)) {
-        return Ok(Answer::NotYet(
-            "needs k3s: its containerd does not run".to_owned(),
-        ));
+        return Ok(Answer::NotYet("needs k3s: its containerd does not run".to_owned()));
     }
-    bail!(
-        "asking containerd ended with status {}: {reason}",
-        output.status
-    )
+    bail!("asking containerd ended with status {}: {reason}", output.status)
 }
 
 /// Rows of `ctr images ls`: REF TYPE DIGEST SIZE PLATFORMS LABELS. Only the size has a space in it.
@@ -343,9 +285,7 @@ fn parse_images(table: &str) -> Result<Vec<Stored>> {
     rows(table, "REF")?
         .map(|row| {
             let columns: Vec<&str> = row.split_whitespace().collect();
-            let (Some(name), Some(digest), Some(labels)) =
-                (columns.first(), columns.get(2), columns.last())
-            else {
+            let (Some(name), Some(digest), Some(labels)) = (columns.first(), columns.get(2), columns.last()) else {
                 bail!("containerd's list of images has a line that does not fit: {row:?}");
             };
             Ok(Stored {
@@ -359,9 +299,7 @@ fn parse_images(table: &str) -> Result<Vec<Stored>> {
 
 /// The images in `ctr containers ls`: CONTAINER IMAGE RUNTIME.
 fn parse_containers(table: &str) -> Result<Vec<String>> {
-    Ok(rows(table, "CONTAINER")?
-        .filter_map(|row| row.split_whitespace().nth(1).map(str::to_owned))
-        .collect())
+    Ok(rows(table, "CONTAINER")?.filter_map(|row| row.split_whitespace().nth(1).map(str::to_owned)).collect())
 }
 
 fn rows<'a>(table: &'a str, first_column: &str) -> Result<impl Iterator<Item = &'a str>> {

@@ -3,8 +3,39 @@
 //! The contract: [`Resource::observe`] looks, [`Resource::diff`] compares (pure), [`Resource::apply`] does exactly the diff.
 //! The engine observes again after apply, and the second diff must be empty.
 
+pub mod apt;
+pub mod archive;
+pub mod artifact;
+pub mod command;
+pub mod directory;
+pub mod download;
+pub mod file;
+pub mod hostname;
 pub mod image;
+pub mod kernel_module;
+pub mod link;
+pub mod manifest;
+pub mod mode;
+pub mod namespace;
+pub mod path;
+mod placement;
+pub mod postgres_database;
+pub mod postgres_role;
+#[cfg(test)]
+mod promise_tests;
 pub mod registry;
+pub mod secret;
+pub mod short_form;
+pub mod swap;
+pub mod sysctl;
+pub mod systemd_unit;
+#[cfg(test)]
+pub mod testing;
+pub mod timezone;
+pub mod ufw;
+pub mod user;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -79,6 +110,12 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Paths on the host that this one depends on: when an earlier resource will change one of them, this one will change
+    /// too, although it cannot see that yet (a unit restarts with its new configuration). `plan` says so.
+    fn inputs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Looks, changing nothing.
     ///
     /// # Errors
@@ -113,6 +150,8 @@ pub trait AnyResource: Send + Sync {
     fn name(&self) -> String;
     /// See [`Resource::resolve`].
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()>;
+    /// See [`Resource::inputs`].
+    fn inputs(&self) -> Vec<PathBuf>;
     /// Observe and diff.
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned>;
     /// See [`Resource::apply`].
@@ -135,16 +174,16 @@ impl<R: Resource> AnyResource for R {
         Resource::resolve(self, project)
     }
 
+    fn inputs(&self) -> Vec<PathBuf> {
+        Resource::inputs(self)
+    }
+
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned> {
         Ok(match self.observe(host).await? {
             Observed::Pending(reason) => Planned::Pending(reason),
             Observed::Known(state) => {
                 let diff = self.diff(&state);
-                if diff.is_empty() {
-                    Planned::InSync
-                } else {
-                    Planned::Change(diff)
-                }
+                if diff.is_empty() { Planned::InSync } else { Planned::Change(diff) }
             }
         })
     }

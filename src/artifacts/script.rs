@@ -16,8 +16,8 @@ const BUILDER: &str = "script 1";
 
 /// Builds what a script recipe makes, or finds it in the cache.
 ///
-/// The script runs as `bash SCRIPT OUT` in the project's folder: it must leave the artifact (a file) at `OUT`. `WORK` names an empty folder
-/// for its scratch files, which is removed afterwards. Everything it prints goes to a log file; the last line is shown.
+/// The script runs as `bash SCRIPT OUT` in the project's folder: it must leave the artifact (a file) at `OUT`. `WORK` and
+/// `TMPDIR` name an empty folder for its scratch files, which is removed afterwards. Everything it prints goes to a log file; the last line is shown.
 ///
 /// # Errors
 /// When an input is missing, or the script fails or leaves nothing; the error has the last lines and the log's path.
@@ -43,7 +43,7 @@ pub fn ensure(
     std::fs::create_dir(&scratch)?;
     let out = work.path().join(&recipe.output);
     let argv = ["bash".to_owned(), recipe.script.clone(), out.display().to_string()];
-    let env = [("WORK", scratch)];
+    let env = [("WORK", scratch.clone()), ("TMPDIR", scratch)];
     let step = Step { name, argv: &argv, cwd: root, env: &env, missing: "install it: apt-get install bash" };
     run(&step, store, progress).with_context(|| format!("{}: artifact {name}", artifact.place))?;
     if !out.is_file() {
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn built_once_per_content_of_its_inputs_with_its_lines_shown() {
-        let script = "set -e\ntest -d \"$WORK\"\necho compiling\ncase $1 in */thing.bin) ;; *) exit 1 ;; esac\ncp thing/input \"$1\"\n";
+        let script = "set -e\ntest -d \"$WORK\" -a \"$WORK\" = \"$TMPDIR\"\necho compiling\ncase $1 in */thing.bin) ;; *) exit 1 ;; esac\ncp thing/input \"$1\"\n";
         let project = Project::new(script);
         let built = project.ensure().unwrap();
         assert_eq!(fs::read(project.store.blob_path(&built.sha256)).unwrap(), b"1");

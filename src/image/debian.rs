@@ -112,17 +112,18 @@ impl<'a> Closure<'a> {
         }
     }
 
-    /// Takes a file, link or folder of the stage, and everything that it leads to.
+    /// Takes a file, link or folder of the stage, and everything that it leads to. A link inside a folder may lead nowhere, as some
+    /// do that the packages' scripts would complete.
     fn add(&mut self, path: &str, exclude: &[String]) -> Result<()> {
-        let mut todo = VecDeque::from([path.to_owned()]);
-        let mut first = true;
-        while let Some(path) = todo.pop_front() {
+        let mut todo = VecDeque::from([(path.to_owned(), true)]);
+        while let Some((path, must_exist)) = todo.pop_front() {
             let at = self.locate(&path)?;
             let source = self.stage.join(&at);
-            let Ok(metadata) = fs::symlink_metadata(&source) else {
-                bail!("the packages have no {path}{}", if first { "" } else { ", which a file among them leads to" });
+            let metadata = match fs::symlink_metadata(&source) {
+                Ok(metadata) => metadata,
+                Err(_) if must_exist => bail!("the packages have no {path}"),
+                Err(_) => continue,
             };
-            first = false;
             let excluded = |entry: &String| {
                 let entry = entry.trim_matches('/');
                 at == entry || at.strip_prefix(entry).is_some_and(|rest| rest.starts_with('/'))
@@ -133,19 +134,20 @@ impl<'a> Closure<'a> {
             if metadata.is_symlink() {
                 let target = fs::read_link(&source)?.to_string_lossy().into_owned();
                 let folder = at.rsplit_once('/').map_or("", |(folder, _)| folder);
-                todo.push_back(if target.starts_with('/') { target.clone() } else { format!("/{folder}/{target}") });
+                let next = if target.starts_with('/') { target.clone() } else { format!("/{folder}/{target}") };
+                todo.push_back((next, must_exist));
                 self.layer.insert(&at, Entry::Link { target });
             } else if metadata.is_dir() {
                 let owner = Owner::default();
                 self.layer.insert(&at, Entry::Directory { mode: 0o755, owner });
                 for entry in fs::read_dir(&source)? {
                     let name = entry?.file_name();
-                    todo.push_back(format!("/{at}/{}", name.to_string_lossy()));
+                    todo.push_back((format!("/{at}/{}", name.to_string_lossy()), false));
                 }
             } else if metadata.is_file() {
                 self.layer.insert_tree(&source, &at, None, Owner::default())?;
                 if is_elf(&source) {
-                    todo.extend(self.needed(&at)?);
+                    todo.extend(self.needed(&at)?.into_iter().map(|path| (path, true)));
                 }
             }
         }
@@ -267,16 +269,20 @@ mod tests {
         fs::create_dir_all(stage.join("usr/lib/data")).unwrap();
         symlink("usr/lib", stage.join("lib")).unwrap();
         symlink("/lib/data", stage.join("usr/lib/alias")).unwrap();
+        symlink("/etc/nowhere", stage.join("usr/lib/data/dangling")).unwrap();
+        symlink("/etc/nowhere", stage.join("usr/lib/broken")).unwrap();
         fs::write(stage.join("usr/lib/data/file"), "x").unwrap();
         fs::write(stage.join("usr/lib/data/big"), "x").unwrap();
         let mut closure = Closure::new(stage);
         closure.merged_usr();
         closure.add("/lib/alias", &["/usr/lib/data/big".to_owned()]).unwrap();
-        for path in ["lib", "usr/lib/alias", "usr/lib/data", "usr/lib/data/file"] {
+        for path in ["lib", "usr/lib/alias", "usr/lib/data", "usr/lib/data/file", "usr/lib/data/dangling"] {
             assert!(closure.layer.contains(path), "{path}: {:?}", closure.layer);
         }
         assert!(!closure.layer.contains("usr/lib/data/big"));
         let error = closure.add("/usr/lib/nope", &[]).unwrap_err().to_string();
         assert_eq!(error, "the packages have no /usr/lib/nope");
+        let error = closure.add("/usr/lib/broken", &[]).unwrap_err().to_string();
+        assert_eq!(error, "the packages have no /etc/nowhere");
     }
 }

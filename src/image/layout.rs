@@ -130,6 +130,9 @@ fn config(recipe: &Recipe, layers: &[(PathBuf, Written)]) -> Value {
     if let Some(workdir) = &recipe.workdir {
         config["WorkingDir"] = json!(workdir);
     }
+    if let Some(signal) = &recipe.stop_signal {
+        config["StopSignal"] = json!(signal);
+    }
     if !recipe.labels.is_empty() {
         config["Labels"] = json!(recipe.labels);
     }

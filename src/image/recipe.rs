@@ -45,6 +45,8 @@ pub struct Recipe {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub workdir: Option<String>,
+    /// What ends the program in good order; by default `SIGTERM`.
+    pub stop_signal: Option<String>,
     /// TCP ports that the program listens on.
     #[serde(default)]
     pub ports: Vec<u16>,

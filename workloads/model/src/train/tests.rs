@@ -30,6 +30,10 @@ fn options() -> Options {
         batch: 32,
         learning_rate: 1e-2,
         dropout: 0.0,
+        input_noise: 0.0,
+        input_offset: 0.0,
+        weight_decay: 0.0,
+        average: 0.0,
         ..Options::default()
     }
 }
@@ -67,6 +71,8 @@ fn the_same_seed_and_threads_give_the_same_bits() {
             epochs: 2,
             dropout: 0.3,
             input_noise: 0.1,
+            input_offset: 0.1,
+            weight_decay: 0.1,
             average: 0.9,
             threads,
             ..options()

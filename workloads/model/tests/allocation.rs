@@ -49,9 +49,7 @@ fn prediction_allocates_nothing() {
     let mut scratch = Scratch::default();
     let (input, mut out) = (vec![0.3; 100 * 50], vec![0.0; 100]);
     let mut predict = |batch: usize| {
-        model
-            .predict(&mut scratch, &input[..batch * 50], batch, &mut out[..batch])
-            .unwrap();
+        model.predict(&mut scratch, &input[..batch * 50], batch, &mut out[..batch]).unwrap();
     };
     let before = COUNT.get();
     for batch in [100, 1, 5, 6] {

@@ -25,8 +25,7 @@ fn three_seeds_reach_the_target() {
     let test = data::test(&folder).unwrap();
     let features = data::COLUMNS.len();
     let held = |engine: usize| data::HELD.contains(&(engine + 1));
-    let (validate, fit): (Vec<usize>, Vec<usize>) =
-        (0..set.targets.len()).partition(|w| held(set.engines[*w]));
+    let (validate, fit): (Vec<usize>, Vec<usize>) = (0..set.targets.len()).partition(|w| held(set.engines[*w]));
     assert_eq!((fit.len(), validate.len()), (14_459, 3_272));
     let rows: Vec<f32> = engines
         .iter()
@@ -35,36 +34,21 @@ fn three_seeds_reach_the_target() {
         .flat_map(|(_, e)| e.rows.iter().copied())
         .collect();
     let scaler = Scaler::fit(&rows, features).unwrap();
-    let windows = Windows {
-        inputs: &set.inputs,
-        targets: &set.targets,
-        window: data::WINDOW,
-        features,
-    };
+    let windows = Windows { inputs: &set.inputs, targets: &set.targets, window: data::WINDOW, features };
     let mut total = 0.0;
     for seed in [42, 123, 456] {
-        let options = Options {
-            seed,
-            ..Options::default()
-        };
+        let options = Options { seed, ..Options::default() };
         let mut go = |_: &model::EpochReport| ControlFlow::Continue(());
         let trained = train(&windows, &fit, &validate, &scaler, &options, None, &mut go).unwrap();
         let (best, seconds) = (trained.best, trained.seconds);
-        let predictions = Model::new(trained.network)
-            .unwrap()
-            .predict_all(&test.inputs)
-            .unwrap();
+        let predictions = Model::new(trained.network).unwrap().predict_all(&test.inputs).unwrap();
         let uncapped = data::rmse(&predictions, &test.targets, f32::INFINITY);
         let capped = data::rmse(&predictions, &test.targets, options.cap);
         eprintln!(
             "seed {seed}: epoch {}, validation {:.2}, test {uncapped:.2} ({capped:.2} capped), {seconds:.1} s",
             best.epoch, best.val_rmse
         );
-        assert!(
-            best.val_rmse <= 13.5,
-            "seed {seed}: validation RMSE {}",
-            best.val_rmse
-        );
+        assert!(best.val_rmse <= 13.5, "seed {seed}: validation RMSE {}", best.val_rmse);
         assert!(uncapped <= 15.0, "seed {seed}: test RMSE {uncapped}");
         total += seconds;
     }

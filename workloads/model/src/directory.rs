@@ -44,11 +44,7 @@ impl Model {
         version: &str,
         features: &[String],
     ) -> Result<Manifest, Error> {
-        let labels = onnx::Labels {
-            name: name.into(),
-            version: version.into(),
-            features: features.to_vec(),
-        };
+        let labels = onnx::Labels { name: name.into(), version: version.into(), features: features.to_vec() };
         let bytes = onnx::write(network, &labels)?;
         let manifest = Manifest {
             name: name.into(),
@@ -58,8 +54,7 @@ impl Model {
             cap: Some(network.cap),
             sha256: hex::encode(Sha256::digest(&bytes)),
         };
-        let json = serde_json::to_vec_pretty(&manifest)
-            .map_err(|e| Error::invalid("manifest", e.to_string()))?;
+        let json = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::invalid("manifest", e.to_string()))?;
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         replace(dir, MODEL_FILE, &bytes)?;
         replace(dir, MANIFEST_FILE, &json)?;
@@ -74,22 +69,14 @@ impl Model {
     pub fn load_dir(dir: &Path) -> Result<(Self, Manifest), Error> {
         let manifest_path = dir.join(MANIFEST_FILE);
         let text = std::fs::read(&manifest_path).map_err(|e| Error::io(&manifest_path, e))?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::Directory {
-            path: manifest_path.clone(),
-            reason: e.to_string(),
-        })?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|e| Error::Directory { path: manifest_path.clone(), reason: e.to_string() })?;
         let path = dir.join(MODEL_FILE);
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
-        let refuse = |reason: String| Error::Directory {
-            path: path.clone(),
-            reason,
-        };
+        let refuse = |reason: String| Error::Directory { path: path.clone(), reason };
         if sha256 != manifest.sha256 {
-            return Err(refuse(format!(
-                "sha256 is {sha256}, {MANIFEST_FILE} says {}",
-                manifest.sha256
-            )));
+            return Err(refuse(format!("sha256 is {sha256}, {MANIFEST_FILE} says {}", manifest.sha256)));
         }
         let model = Self::from_onnx(&bytes)?;
         if model.window() != manifest.window {
@@ -109,10 +96,7 @@ impl Model {
         if let (Some(network), Some(cap)) = (model.network(), manifest.cap)
             && network.cap != cap
         {
-            return Err(refuse(format!(
-                "clips at {}, {MANIFEST_FILE} says {cap}",
-                network.cap
-            )));
+            return Err(refuse(format!("clips at {}, {MANIFEST_FILE} says {cap}", network.cap)));
         }
         Ok((model, manifest))
     }
@@ -126,9 +110,7 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
         .tempfile_in(dir)
         .map_err(|e| Error::io(dir, e))?;
     let path = dir.join(name);
-    file.write_all(bytes)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(|e| Error::io(&path, e))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(&path, e))?;
     file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
     Ok(())
 }
@@ -154,10 +136,7 @@ mod tests {
         assert_eq!(manifest, written);
         assert_eq!((manifest.window, manifest.cap), (6, Some(125.0)));
         assert_eq!(model.network(), Some(&network));
-        let mode = std::fs::metadata(dir.join(MODEL_FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(dir.join(MODEL_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
         // Nothing but the two files is left behind.
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
@@ -184,12 +163,7 @@ mod tests {
         assert!(refused(&|m| m.cap = Some(130.0)).contains("clips at 125"));
         assert!(refused(&|m| m.sha256 = "00".into()).contains("sha256"));
         std::fs::write(dir.join(MANIFEST_FILE), b"{\"nmae\": 1}").unwrap();
-        assert!(
-            Model::load_dir(dir)
-                .unwrap_err()
-                .to_string()
-                .contains("nmae")
-        );
+        assert!(Model::load_dir(dir).unwrap_err().to_string().contains("nmae"));
         std::fs::remove_file(dir.join(MANIFEST_FILE)).unwrap();
         assert!(matches!(Model::load_dir(dir), Err(Error::Io { .. })));
     }

@@ -6,11 +6,7 @@ use std::path::PathBuf;
 pub enum Error {
     /// A buffer has the wrong length.
     #[error("{what}: expected {expected} numbers, got {got}")]
-    Shape {
-        what: &'static str,
-        expected: usize,
-        got: usize,
-    },
+    Shape { what: &'static str, expected: usize, got: usize },
     /// The parameters of a network or of a training run do not fit together.
     #[error("invalid {what}: {reason}")]
     Invalid { what: &'static str, reason: String },
@@ -25,10 +21,7 @@ pub enum Error {
     Runtime { reason: String },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// A model directory contradicts itself.
     #[error("{}: {reason}", path.display())]
     Directory { path: PathBuf, reason: String },
@@ -37,12 +30,7 @@ pub enum Error {
         "{}: the exported model differs by {difference} cycles on window {window} (at most {allowed} allowed)",
         path.display()
     )]
-    Disagrees {
-        path: PathBuf,
-        window: usize,
-        difference: f32,
-        allowed: f32,
-    },
+    Disagrees { path: PathBuf, window: usize, difference: f32, allowed: f32 },
     /// The training loss stopped being a number.
     #[error("training diverged in epoch {epoch}: lower the learning rate (now {learning_rate})")]
     Diverged { epoch: usize, learning_rate: f32 },
@@ -50,16 +38,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            what,
-            reason: reason.into(),
-        }
+        Self::Invalid { what, reason: reason.into() }
     }
 
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
-        Self::Io {
-            path: path.to_path_buf(),
-            source,
-        }
+        Self::Io { path: path.to_path_buf(), source }
     }
 }

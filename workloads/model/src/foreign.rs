@@ -36,9 +36,7 @@ impl std::fmt::Debug for Foreign {
 }
 
 fn refuse<T>(reason: impl Into<String>) -> Result<T, Error> {
-    Err(Error::Runtime {
-        reason: reason.into(),
-    })
+    Err(Error::Runtime { reason: reason.into() })
 }
 
 /// The runtime's own panics are errors here: its input is a file from outside.
@@ -48,9 +46,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 
 /// `why` says why it is not our own graph, for the message.
 pub(crate) fn load(bytes: &[u8], why: &str) -> Result<Model, Error> {
-    let model = guarded(|| {
-        rten::Model::load(bytes.to_vec()).or_else(|e| refuse(format!("{e} (ours? {why})")))
-    })?;
+    let model = guarded(|| rten::Model::load(bytes.to_vec()).or_else(|e| refuse(format!("{e} (ours? {why})"))))?;
     let (&[input], &[output]) = (model.input_ids(), model.output_ids()) else {
         return refuse(format!(
             "it has {} inputs and {} outputs, one each is needed",
@@ -60,9 +56,7 @@ pub(crate) fn load(bytes: &[u8], why: &str) -> Result<Model, Error> {
     };
     let shape = model.input_shape(0).unwrap_or_default();
     let [batch, Dimension::Fixed(window), Dimension::Fixed(features)] = shape.as_slice() else {
-        return refuse(format!(
-            "its input is {shape:?}, not [batch, window, features]"
-        ));
+        return refuse(format!("its input is {shape:?}, not [batch, window, features]"));
     };
     let (window, features) = (*window, *features);
     match window.checked_mul(features) {
@@ -87,12 +81,7 @@ pub(crate) fn load(bytes: &[u8], why: &str) -> Result<Model, Error> {
     // A graph that cannot run at all is found out now, not at the first request.
     let zeros = vec![0.0; batch.unwrap_or(1) * window * features];
     foreign.predict(&zeros, &mut vec![0.0; batch.unwrap_or(1)])?;
-    Ok(Model {
-        window,
-        features,
-        cap: f32::INFINITY,
-        runner: Runner::Foreign(foreign),
-    })
+    Ok(Model { window, features, cap: f32::INFINITY, runner: Runner::Foreign(foreign) })
 }
 
 impl Foreign {
@@ -132,15 +121,9 @@ impl Foreign {
                 Err(_) => return refuse("its output is not float32"),
             };
             if tensor.len() != out.len() {
-                return refuse(format!(
-                    "{} numbers for {} windows",
-                    tensor.len(),
-                    out.len()
-                ));
+                return refuse(format!("{} numbers for {} windows", tensor.len(), out.len()));
             }
-            out.iter_mut()
-                .zip(tensor.iter())
-                .for_each(|(to, y)| *to = *y);
+            out.iter_mut().zip(tensor.iter()).for_each(|(to, y)| *to = *y);
             Ok(())
         })
     }

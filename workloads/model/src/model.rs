@@ -47,10 +47,7 @@ impl Model {
             window: network.window,
             features: network.features(),
             cap: network.cap,
-            runner: Runner::Native {
-                kernel: Kernel::new(&network),
-                network,
-            },
+            runner: Runner::Native { kernel: Kernel::new(&network), network },
         })
     }
 
@@ -112,27 +109,13 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Shape`] for a wrong length; [`Error::Runtime`] from the general runtime.
-    pub fn predict(
-        &self,
-        scratch: &mut Scratch,
-        input: &[f32],
-        batch: usize,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
+    pub fn predict(&self, scratch: &mut Scratch, input: &[f32], batch: usize, out: &mut [f32]) -> Result<(), Error> {
         let expected = batch.saturating_mul(self.window * self.features);
         if input.len() != expected {
-            return Err(Error::Shape {
-                what: "input",
-                expected,
-                got: input.len(),
-            });
+            return Err(Error::Shape { what: "input", expected, got: input.len() });
         }
         if out.len() != batch {
-            return Err(Error::Shape {
-                what: "output",
-                expected: batch,
-                got: out.len(),
-            });
+            return Err(Error::Shape { what: "output", expected: batch, got: out.len() });
         }
         match &self.runner {
             Runner::Native { kernel, .. } => {

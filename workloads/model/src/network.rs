@@ -21,10 +21,7 @@ impl Scaler {
     /// Leaves `features` numbers as they are.
     #[must_use]
     pub fn identity(features: usize) -> Self {
-        Self {
-            mean: vec![0.0; features],
-            scale: vec![1.0; features],
-        }
+        Self { mean: vec![0.0; features], scale: vec![1.0; features] }
     }
 
     /// Mean and standard deviation of every column of `rows` (row-major, `features` wide). A column
@@ -34,10 +31,7 @@ impl Scaler {
     /// [`Error::Invalid`] when there is no row, a partial row, or a number that is not finite.
     pub fn fit(rows: &[f32], features: usize) -> Result<Self, Error> {
         if features == 0 || rows.is_empty() || !rows.len().is_multiple_of(features) {
-            return Err(Error::invalid(
-                "scaler data",
-                format!("{} numbers are not rows of {features}", rows.len()),
-            ));
+            return Err(Error::invalid("scaler data", format!("{} numbers are not rows of {features}", rows.len())));
         }
         let count = (rows.len() / features) as f64;
         let mut mean = vec![0.0f64; features];
@@ -54,10 +48,7 @@ impl Scaler {
             }
         }
         if let Some(at) = square.iter().position(|s| !s.is_finite()) {
-            return Err(Error::invalid(
-                "scaler data",
-                format!("feature {at} has a number that is not finite"),
-            ));
+            return Err(Error::invalid("scaler data", format!("feature {at} has a number that is not finite")));
         }
         let scale = square
             .iter()
@@ -65,17 +56,10 @@ impl Scaler {
             .map(|(s, m)| {
                 let sd = (s / count).sqrt();
                 // Below the resolution of f32 the spread is rounding, not signal.
-                if sd <= m.abs() * 1e-6 || sd < 1e-12 {
-                    1.0
-                } else {
-                    sd as f32
-                }
+                if sd <= m.abs() * 1e-6 || sd < 1e-12 { 1.0 } else { sd as f32 }
             })
             .collect();
-        Ok(Self {
-            mean: mean.iter().map(|m| *m as f32).collect(),
-            scale,
-        })
+        Ok(Self { mean: mean.iter().map(|m| *m as f32).collect(), scale })
     }
 
     /// The same scaling for clients that send `(x - low) / (high - low)` instead of `x`. Where
@@ -86,11 +70,7 @@ impl Scaler {
     pub fn for_min_max_clients(&self, low: &[f32], high: &[f32]) -> Result<Self, Error> {
         for bound in [low, high] {
             if bound.len() != self.mean.len() {
-                return Err(Error::Shape {
-                    what: "min-max bounds",
-                    expected: self.mean.len(),
-                    got: bound.len(),
-                });
+                return Err(Error::Shape { what: "min-max bounds", expected: self.mean.len(), got: bound.len() });
             }
         }
         let mut out = Self::identity(self.mean.len());
@@ -146,11 +126,7 @@ impl Network {
     /// Trainable numbers (the scaler and the cap are not).
     #[must_use]
     pub fn parameters(&self) -> usize {
-        let layers: usize = self
-            .layers
-            .iter()
-            .map(|l| l.w.len() + l.r.len() + l.b.len())
-            .sum();
+        let layers: usize = self.layers.iter().map(|l| l.w.len() + l.r.len() + l.b.len()).sum();
         layers + self.head.len() + 1
     }
 
@@ -168,16 +144,10 @@ impl Network {
             return bad(format!("window {}, allowed 1 to {MAX_WINDOW}", self.window));
         }
         if self.scaler.scale.len() != features {
-            return bad(format!(
-                "{features} means, {} scales",
-                self.scaler.scale.len()
-            ));
+            return bad(format!("{features} means, {} scales", self.scaler.scale.len()));
         }
         if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
-            return bad(format!(
-                "{} layers, allowed 1 to {MAX_LAYERS}",
-                self.layers.len()
-            ));
+            return bad(format!("{} layers, allowed 1 to {MAX_LAYERS}", self.layers.len()));
         }
         let mut width = features;
         for (i, l) in self.layers.iter().enumerate() {
@@ -185,17 +155,12 @@ impl Network {
                 return bad(format!("layer {i} takes {} numbers, gets {width}", l.input));
             }
             if l.hidden == 0 || l.hidden > MAX_WIDTH {
-                return bad(format!(
-                    "layer {i} has {} units, allowed 1 to {MAX_WIDTH}",
-                    l.hidden
-                ));
+                return bad(format!("layer {i} has {} units, allowed 1 to {MAX_WIDTH}", l.hidden));
             }
             let gates = 4 * l.hidden;
-            for (name, got, want) in [
-                ("w", l.w.len(), gates * l.input),
-                ("r", l.r.len(), gates * l.hidden),
-                ("b", l.b.len(), gates),
-            ] {
+            for (name, got, want) in
+                [("w", l.w.len(), gates * l.input), ("r", l.r.len(), gates * l.hidden), ("b", l.b.len(), gates)]
+            {
                 if got != want {
                     return bad(format!("layer {i}: {name} has {got} numbers, needs {want}"));
                 }
@@ -203,19 +168,13 @@ impl Network {
             width = l.hidden;
         }
         if self.head.len() != width {
-            return bad(format!(
-                "head has {} numbers, needs {width}",
-                self.head.len()
-            ));
+            return bad(format!("head has {} numbers, needs {width}", self.head.len()));
         }
         if !(self.cap.is_finite() && self.cap > 0.0) {
             return bad(format!("cap {} is not a positive number", self.cap));
         }
         let finite = |xs: &[f32]| xs.iter().all(|x| x.is_finite());
-        let all = self
-            .layers
-            .iter()
-            .all(|l| finite(&l.w) && finite(&l.r) && finite(&l.b))
+        let all = self.layers.iter().all(|l| finite(&l.w) && finite(&l.r) && finite(&l.b))
             && finite(&self.head)
             && finite(&[self.bias])
             && finite(&self.scaler.mean)
@@ -257,11 +216,7 @@ impl Network {
     pub fn forward_exact(&self, window: &[f32]) -> Result<f64, Error> {
         let features = self.features();
         if window.len() != self.window * features {
-            return Err(Error::Shape {
-                what: "window",
-                expected: self.window * features,
-                got: window.len(),
-            });
+            return Err(Error::Shape { what: "window", expected: self.window * features, got: window.len() });
         }
         let mut sequence: Vec<Vec<f64>> = window
             .chunks_exact(features)
@@ -277,10 +232,7 @@ impl Network {
             layer.forward_exact(&mut sequence);
         }
         let last = &sequence[self.window - 1];
-        let y = last
-            .iter()
-            .zip(&self.head)
-            .fold(f64::from(self.bias), |sum, (h, w)| sum + h * f64::from(*w));
+        let y = last.iter().zip(&self.head).fold(f64::from(self.bias), |sum, (h, w)| sum + h * f64::from(*w));
         Ok(y.clamp(0.0, f64::from(self.cap)))
     }
 }
@@ -288,9 +240,7 @@ impl Network {
 impl Lstm {
     fn forward_exact(&self, sequence: &mut [Vec<f64>]) {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-        let dot = |weights: &[f32], xs: &[f64]| -> f64 {
-            weights.iter().zip(xs).map(|(w, x)| f64::from(*w) * x).sum()
-        };
+        let dot = |weights: &[f32], xs: &[f64]| -> f64 { weights.iter().zip(xs).map(|(w, x)| f64::from(*w) * x).sum() };
         let n = self.hidden;
         let (mut h, mut c) = (vec![0.0; n], vec![0.0; n]);
         for x in sequence.iter_mut() {
@@ -308,5 +258,50 @@ impl Lstm {
             }
             x.clone_from(&h);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing::{network, windows};
+
+    #[test]
+    fn a_fitted_scaler_standardises() {
+        // Second column: constant, as the engines' idle sensors are.
+        let rows = [1.0, 518.67, -4.0, 3.0, 518.67, -6.0, 5.0, 518.67, -8.0];
+        let scaler = Scaler::fit(&rows, 3).unwrap();
+        assert_eq!(scaler.mean, [3.0, 518.67, -6.0]);
+        let sd = (8.0f32 / 3.0).sqrt();
+        assert_eq!(scaler.scale, [sd, 1.0, sd]);
+        for (rows, features) in [(&rows[..8], 3), (&[], 3), (&rows, 0), (&[f32::NAN], 1)] {
+            assert!(Scaler::fit(rows, features).is_err());
+        }
+    }
+
+    /// A client that sends min-max numbers gets what one that sends raw numbers gets.
+    #[test]
+    fn min_max_clients_get_the_same_predictions() {
+        let raw = network(50, 6, 4, &[8]);
+        let (low, mut high) = (vec![-130.0, -90.0, -120.0, -115.0], vec![140.0, 120.0, 133.0, 0.0]);
+        // A feature without a range: such clients send 0 for it.
+        high[3] = low[3];
+        let scaler = raw.scaler.for_min_max_clients(&low, &high).unwrap();
+        let sent = Network { scaler, ..raw.clone() };
+        for window in windows(51, &raw, 6).chunks_exact(24) {
+            let (mut plain, mut scaled) = (window.to_vec(), window.to_vec());
+            for (a, b) in plain.chunks_exact_mut(4).zip(scaled.chunks_exact_mut(4)) {
+                a[3] = raw.scaler.mean[3];
+                b[3] = 0.0;
+                for k in 0..3 {
+                    b[k] = (b[k] - low[k]) / (high[k] - low[k]);
+                }
+            }
+            let (a, b) = (raw.forward_exact(&plain).unwrap(), sent.forward_exact(&scaled).unwrap());
+            assert!((a - b).abs() < 1e-2, "{a} {b}");
+        }
+        assert!(raw.scaler.for_min_max_clients(&low[1..], &high).is_err());
     }
 }

@@ -4,9 +4,7 @@ use crate::train::rng::Rng;
 use crate::{Lstm, Network, Scaler};
 
 pub(crate) fn uniform(rng: &mut Rng, count: usize, size: f32) -> Vec<f32> {
-    (0..count)
-        .map(|_| (rng.unit() * 2.0 - 1.0) * size)
-        .collect()
+    (0..count).map(|_| (rng.unit() * 2.0 - 1.0) * size).collect()
 }
 
 /// A network with weights large enough to drive the gates into saturation.
@@ -31,10 +29,7 @@ pub(crate) fn network(seed: u64, window: usize, features: usize, hidden: &[usize
         window,
         scaler: Scaler {
             mean: uniform(&mut rng, features, 100.0),
-            scale: uniform(&mut rng, features, 5.0)
-                .iter()
-                .map(|s| s.abs() + 0.5)
-                .collect(),
+            scale: uniform(&mut rng, features, 5.0).iter().map(|s| s.abs() + 0.5).collect(),
         },
         layers,
         head: uniform(&mut rng, input, 30.0),

@@ -16,21 +16,13 @@ pub fn verify_export(path: &Path, model: &Model, windows: &[f32]) -> Result<f32,
     let served = Model::from_onnx(&bytes)?;
     let (a, b) = (model.predict_all(windows)?, served.predict_all(windows)?);
     if a.is_empty() {
-        return Err(Error::invalid(
-            "verification",
-            "it needs at least one window",
-        ));
+        return Err(Error::invalid("verification", "it needs at least one window"));
     }
     let mut worst = 0.0f32;
     for (window, (x, y)) in a.iter().zip(&b).enumerate() {
         let difference = (x - y).abs();
         if difference.is_nan() || difference > MAX_DIFFERENCE {
-            return Err(Error::Disagrees {
-                path: path.to_path_buf(),
-                window,
-                difference,
-                allowed: MAX_DIFFERENCE,
-            });
+            return Err(Error::Disagrees { path: path.to_path_buf(), window, difference, allowed: MAX_DIFFERENCE });
         }
         worst = worst.max(difference);
     }

@@ -18,10 +18,7 @@ fn python() -> Option<PathBuf> {
     });
     if found.is_none() {
         let required = std::env::var("PROVISION_REQUIRE_PEERS").is_ok_and(|v| v == "1");
-        assert!(
-            !required,
-            "no Python with onnx and onnxruntime (set ONNX_PYTHON)"
-        );
+        assert!(!required, "no Python with onnx and onnxruntime (set ONNX_PYTHON)");
         eprintln!("skipped: no Python with onnx and onnxruntime (set ONNX_PYTHON)");
     }
     found
@@ -51,10 +48,7 @@ fn network(hidden: &[usize]) -> Network {
         .collect();
     Network {
         window: 30,
-        scaler: Scaler {
-            mean: weights(16, 500.0),
-            scale: (0..16).map(|i| 0.5 + i as f32).collect(),
-        },
+        scaler: Scaler { mean: weights(16, 500.0), scale: (0..16).map(|i| 0.5 + i as f32).collect() },
         layers,
         head: weights(input, 20.0),
         bias: 70.0,
@@ -71,18 +65,10 @@ fn numbers(path: &Path) -> Vec<f32> {
 
 fn agree(ours: &[f32], theirs: &[f32], what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
-    let worst = ours
-        .iter()
-        .zip(theirs)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    let spread = ours.iter().copied().fold(f32::MIN, f32::max)
-        - ours.iter().copied().fold(f32::MAX, f32::min);
+    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let spread = ours.iter().copied().fold(f32::MIN, f32::max) - ours.iter().copied().fold(f32::MAX, f32::min);
     eprintln!("{what}: largest difference {worst:e} over a spread of {spread}");
-    assert!(
-        spread > 0.1,
-        "{what}: all predictions alike, nothing is compared"
-    );
+    assert!(spread > 0.1, "{what}: all predictions alike, nothing is compared");
     assert!(worst < 1e-3, "{what}: {worst}");
 }
 
@@ -105,30 +91,15 @@ fn onnxruntime_agrees() {
             .collect();
         let bytes: Vec<u8> = input.iter().flat_map(|x| x.to_le_bytes()).collect();
         std::fs::write(folder.join("input.f32"), bytes).unwrap();
-        let run = Command::new(&python)
-            .arg(&script)
-            .arg(folder)
-            .output()
-            .unwrap();
-        assert!(
-            run.status.success(),
-            "{}",
-            String::from_utf8_lossy(&run.stderr)
-        );
+        let run = Command::new(&python).arg(&script).arg(folder).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         eprint!("{}", String::from_utf8_lossy(&run.stdout));
         let (model, _) = Model::load_dir(folder).unwrap();
         let ours = model.predict_all(&input).unwrap();
-        agree(
-            &ours,
-            &numbers(&folder.join("output.f32")),
-            &format!("{hidden:?}"),
-        );
+        agree(&ours, &numbers(&folder.join("output.f32")), &format!("{hidden:?}"));
 
         let foreign = std::fs::read(folder.join("foreign.onnx")).unwrap();
-        assert!(matches!(
-            model::onnx::read(&foreign),
-            Err(Error::Foreign { .. })
-        ));
+        assert!(matches!(model::onnx::read(&foreign), Err(Error::Foreign { .. })));
         #[cfg(feature = "rten")]
         {
             let model = Model::from_onnx(&foreign).unwrap();

@@ -45,13 +45,7 @@ impl Packed {
                 }
             }
         }
-        Self {
-            input,
-            hidden,
-            blocks,
-            weights,
-            bias,
-        }
+        Self { input, hidden, blocks, weights, bias }
     }
 }
 
@@ -82,27 +76,14 @@ pub(crate) struct Workspace {
 
 impl Plan {
     pub(super) fn new(network: &Network, lanes: usize) -> Self {
-        let layers: Vec<Packed> = network
-            .layers
-            .iter()
-            .map(|l| Packed::new(l, lanes))
-            .collect();
-        let stride = layers
-            .iter()
-            .map(|l| l.blocks * lanes)
-            .max()
-            .unwrap_or(lanes);
+        let layers: Vec<Packed> = network.layers.iter().map(|l| Packed::new(l, lanes)).collect();
+        let stride = layers.iter().map(|l| l.blocks * lanes).max().unwrap_or(lanes);
         let mut head = Buffer::zeros(stride);
         head[..network.head.len()].copy_from_slice(&network.head);
         Self {
             window: network.window,
             mean: network.scaler.mean.clone(),
-            factor: network
-                .scaler
-                .scale
-                .iter()
-                .map(|s| (1.0 / f64::from(*s)) as f32)
-                .collect(),
+            factor: network.scaler.scale.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect(),
             layers,
             head,
             bias: network.bias,
@@ -117,12 +98,7 @@ impl Plan {
     /// The instruction set of `V` is available, `V::LANES` is what the plan was made for, and
     /// `input` is `out.len()` whole windows.
     #[inline(always)]
-    pub(super) unsafe fn predict<V: Vector>(
-        &self,
-        workspace: &mut Workspace,
-        input: &[f32],
-        out: &mut [f32],
-    ) {
+    pub(super) unsafe fn predict<V: Vector>(&self, workspace: &mut Workspace, input: &[f32], out: &mut [f32]) {
         let size = self.window * self.mean.len();
         // Groups of one size, so that the last one is not a lonely row.
         let groups = out.len().div_ceil(GROUP).max(1);
@@ -145,9 +121,7 @@ impl Plan {
         let windows = input.chunks_exact(self.window * features);
         for (window, to) in windows.zip(to.chunks_exact_mut(features)) {
             let row = &window[step * features..][..features];
-            for (((to, x), mean), factor) in
-                to.iter_mut().zip(row).zip(&self.mean).zip(&self.factor)
-            {
+            for (((to, x), mean), factor) in to.iter_mut().zip(row).zip(&self.mean).zip(&self.factor) {
                 *to = (x - mean) * factor;
             }
         }
@@ -168,24 +142,15 @@ impl Plan {
             self.scale_step(input, step, to);
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let (from, from_row) = if index == 0 {
-                (ws.scaled.ptr(), features)
-            } else {
-                (ws.sequence.ptr(), self.stride)
-            };
+            let (from, from_row) =
+                if index == 0 { (ws.scaled.ptr(), features) } else { (ws.sequence.ptr(), self.stride) };
             let wide = layer.blocks * 4 * V::LANES;
             ws.cells[..rows * self.stride].fill(0.0);
             // SAFETY: the buffers were grown to `steps` rows of `stride` (sums: four times that);
             // a layer reads the sequence below it before it writes its own over it, because the
             // input side of all steps is done first.
             unsafe {
-                let project = Project {
-                    layer,
-                    from,
-                    from_row,
-                    to: ws.sums.ptr_mut(),
-                    to_row: wide,
-                };
+                let project = Project { layer, from, from_row, to: ws.sums.ptr_mut(), to_row: wide };
                 tiles::<V, _>(&project, steps);
                 for step in 0..self.window {
                     let here = ws.sequence.ptr_mut().add(step * rows * self.stride);
@@ -200,7 +165,10 @@ impl Plan {
                         out: here,
                         stride: self.stride,
                     };
-                    for block in 0..layer.blocks {
+                    for index in 0..layer.blocks {
+                        // There and back again: what was used last is still in the first cache.
+                        let back = layer.blocks - 1 - index;
+                        let block = if step % 2 == 0 { index } else { back };
                         tiles::<V, _>(&recur.block(block), rows);
                     }
                 }
@@ -350,21 +318,11 @@ impl Tile for Block<'_> {
             let mut sums = start::<V, M>(start_at, s.start_row);
             let weights = s.layer.weights.ptr().add(self.block * depth * wide);
             let (input, row, count) = s.input;
-            accumulate::<V, M>(
-                &mut sums,
-                count,
-                (input.add(first * row), row, 1),
-                (weights, wide),
-            );
+            accumulate::<V, M>(&mut sums, count, (input.add(first * row), row, 1), (weights, wide));
             if s.has_hidden {
                 let hidden = s.hidden.add(first * s.stride);
                 let weights = weights.add(s.layer.input * wide);
-                accumulate::<V, M>(
-                    &mut sums,
-                    s.layer.hidden,
-                    (hidden, s.stride, 1),
-                    (weights, wide),
-                );
+                accumulate::<V, M>(&mut sums, s.layer.hidden, (hidden, s.stride, 1), (weights, wide));
             }
             // Through memory on purpose: indexing the tile in a loop would keep it out of registers
             // above, where it matters.

@@ -40,12 +40,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(
-        set: InstructionSet,
-        window: usize,
-        features: usize,
-        hidden: &[usize],
-    ) -> Self {
+    pub(crate) fn new(set: InstructionSet, window: usize, features: usize, hidden: &[usize]) -> Self {
         let lanes = set.lanes();
         let tile = 4 * lanes;
         let (mut at, mut input, mut widest) = (0, features, 1);
@@ -56,30 +51,14 @@ impl Layout {
                 let weights = at;
                 let bias = weights + blocks * (input + hidden) * tile;
                 at = bias + blocks * tile;
-                let place = Place {
-                    input,
-                    hidden,
-                    blocks,
-                    weights,
-                    bias,
-                };
+                let place = Place { input, hidden, blocks, weights, bias };
                 input = hidden;
                 widest = widest.max(hidden);
                 place
             })
             .collect();
         let stride = widest.div_ceil(tile) * tile;
-        Self {
-            set,
-            lanes,
-            features,
-            window,
-            layers,
-            head: at,
-            bias: at + stride,
-            len: at + stride + lanes,
-            stride,
-        }
+        Self { set, lanes, features, window, layers, head: at, bias: at + stride, len: at + stride + lanes, stride }
     }
 
     /// Position of every parameter of a layer: `(gate row, incoming number or None for the bias)`.
@@ -100,12 +79,10 @@ impl Layout {
                 for unit in 0..place.hidden {
                     let row = gate * place.hidden + unit;
                     for k in 0..place.input {
-                        out[self.position(place, gate, unit, Some(k))] =
-                            layer.w[row * place.input + k];
+                        out[self.position(place, gate, unit, Some(k))] = layer.w[row * place.input + k];
                     }
                     for k in 0..place.hidden {
-                        out[self.position(place, gate, unit, Some(place.input + k))] =
-                            layer.r[row * place.hidden + k];
+                        out[self.position(place, gate, unit, Some(place.input + k))] = layer.r[row * place.hidden + k];
                     }
                     out[self.position(place, gate, unit, None)] = layer.b[row];
                 }
@@ -136,9 +113,7 @@ impl Layout {
                     hidden: place.hidden,
                     w: pick(0, place.input),
                     r: pick(place.input, place.hidden),
-                    b: rows()
-                        .map(|(g, u)| values[self.position(place, g, u, None)])
-                        .collect(),
+                    b: rows().map(|(g, u)| values[self.position(place, g, u, None)]).collect(),
                 }
             })
             .collect();
@@ -146,10 +121,7 @@ impl Layout {
         Network {
             window: self.window,
             scaler: scaler.clone(),
-            head: values[self.head..][..last]
-                .iter()
-                .map(|w| w * cap)
-                .collect(),
+            head: values[self.head..][..last].iter().map(|w| w * cap).collect(),
             bias: values[self.bias] * cap,
             layers,
             cap,

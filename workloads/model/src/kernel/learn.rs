@@ -49,8 +49,7 @@ pub(crate) struct Transposed {
 impl Transposed {
     pub(crate) fn update(&mut self, layout: &Layout, values: &[f32]) {
         let tile = 4 * layout.lanes;
-        self.sides
-            .resize_with(layout.layers.len(), Default::default);
+        self.sides.resize_with(layout.layers.len(), Default::default);
         for (index, (place, sides)) in layout.layers.iter().zip(&mut self.sides).enumerate() {
             let gates = place.blocks * tile;
             for (side, buffer) in sides.iter_mut().enumerate() {
@@ -138,10 +137,7 @@ impl Shard {
         for step in 0..layout.window {
             // SAFETY: `resize` made every buffer large enough for all steps and rows.
             unsafe {
-                let mut from = (
-                    self.inputs.ptr().add(step * rows * layout.features),
-                    layout.features,
-                );
+                let mut from = (self.inputs.ptr().add(step * rows * layout.features), layout.features);
                 for (place, kept) in layout.layers.iter().zip(&mut self.layers) {
                     let gates = place.blocks * 4 * V::LANES;
                     let at = step * rows * stride;
@@ -185,19 +181,13 @@ impl Shard {
         let Some((place, kept)) = layout.layers.last().zip(self.layers.last()) else {
             return 0.0;
         };
-        let on = if kept.mask.is_empty() {
-            &kept.states
-        } else {
-            &kept.dropped
-        };
+        let on = if kept.mask.is_empty() { &kept.states } else { &kept.dropped };
         let width = place.blocks * V::LANES;
         let mut loss = 0.0;
         for row in 0..self.rows {
             // SAFETY: the last step's rows and the head are at least `width` numbers, whole vectors.
             unsafe {
-                let h = on
-                    .ptr()
-                    .add(((layout.window - 1) * self.rows + row) * stride);
+                let h = on.ptr().add(((layout.window - 1) * self.rows + row) * stride);
                 let head = values.ptr().add(layout.head);
                 let head_gradient = self.gradient.ptr_mut().add(layout.head);
                 let mut sum = V::splat(0.0);
@@ -241,17 +231,10 @@ impl Shard {
                     self.cell_gradient::<V>(layout, index, step, owed);
                     let gates = place.blocks * 4 * V::LANES;
                     let (given, given_row) = if index == 0 {
-                        (
-                            self.inputs.ptr().add(step * rows * layout.features),
-                            layout.features,
-                        )
+                        (self.inputs.ptr().add(step * rows * layout.features), layout.features)
                     } else {
                         let kept = &self.layers[index - 1];
-                        let on = if kept.mask.is_empty() {
-                            &kept.states
-                        } else {
-                            &kept.dropped
-                        };
+                        let on = if kept.mask.is_empty() { &kept.states } else { &kept.dropped };
                         (on.ptr().add(step * rows * stride), stride)
                     };
                     let mut weights = WeightGradient {
@@ -304,13 +287,7 @@ impl Shard {
     /// # Safety
     /// As [`Shard::pass`].
     #[inline(always)]
-    unsafe fn cell_gradient<V: Vector>(
-        &mut self,
-        layout: &Layout,
-        index: usize,
-        step: usize,
-        owed: bool,
-    ) {
+    unsafe fn cell_gradient<V: Vector>(&mut self, layout: &Layout, index: usize, step: usize, owed: bool) {
         let (rows, stride) = (self.rows, layout.stride);
         let place = &layout.layers[index];
         let kept = &mut self.layers[index];
@@ -326,30 +303,20 @@ impl Shard {
                 for row in 0..rows {
                     let at = row * stride + block * V::LANES;
                     let kept_at = step * rows * stride + at;
-                    let kept_gates = kept
-                        .gates
-                        .ptr()
-                        .add((step * rows + row) * gates + block * wide);
+                    let kept_gates = kept.gates.ptr().add((step * rows + row) * gates + block * wide);
                     let [i, o, f, g] = start::<V, 1>(kept_gates, 0)[0];
                     let tanh = V::load(kept.tanh.ptr().add(kept_at));
                     let mut dh = V::load(kept.state_back.ptr().add(at));
                     if owed {
                         let above = V::load(self.below.ptr().add(at));
-                        dh = if drops {
-                            above.fma(V::load(kept.mask.ptr().add(at)), dh)
-                        } else {
-                            above.add(dh)
-                        };
+                        dh = if drops { above.fma(V::load(kept.mask.ptr().add(at)), dh) } else { above.add(dh) };
                     }
                     let cell_back = kept.cell_back.ptr_mut().add(at);
                     let through = one.sub(tanh.mul(tanh));
                     let dc = dh.mul(o).fma(through, V::load(cell_back));
                     dc.mul(f).store(cell_back);
-                    let old = if step > 0 {
-                        V::load(kept.cells.ptr().add(kept_at - rows * stride))
-                    } else {
-                        V::splat(0.0)
-                    };
+                    let old =
+                        if step > 0 { V::load(kept.cells.ptr().add(kept_at - rows * stride)) } else { V::splat(0.0) };
                     let sums_of = [
                         dc.mul(g).mul(i.mul(one.sub(i))),
                         dh.mul(tanh).mul(o.mul(one.sub(o))),
@@ -408,11 +375,7 @@ impl Tile for Forward<'_> {
             store(&sums, tile.ptr(), wide);
             for m in 0..M {
                 let at = (first + m) * self.stride + self.block * V::LANES;
-                let old = if self.first {
-                    V::splat(0.0)
-                } else {
-                    V::load(self.old_cells.add(at))
-                };
+                let old = if self.first { V::splat(0.0) } else { V::load(self.old_cells.add(at)) };
                 let (gates, c, tanh) = cell_parts(tile.row::<V>(m), old);
                 let (to, row) = self.gates;
                 store(&[gates], to.add((first + m) * row + self.block * wide), 0);
@@ -448,9 +411,7 @@ impl Tile for WeightGradient {
         let wide = 4 * V::LANES;
         // SAFETY: incoming numbers `first .. first + M` exist in every row and in the gradient.
         unsafe {
-            let to = self
-                .gradient
-                .add((self.block * self.depth + self.from + first) * wide);
+            let to = self.gradient.add((self.block * self.depth + self.from + first) * wide);
             let mut sums = start::<V, M>(to, wide);
             let (gates, row) = self.gates;
             accumulate::<V, M>(
@@ -500,11 +461,7 @@ impl Tile for InputGradient {
                 (gates.add(first * row), row, 1),
                 (self.weights.add(self.tile * row * wide), wide),
             );
-            store(
-                &sums,
-                self.to.add(first * self.stride + self.tile * wide),
-                self.stride,
-            );
+            store(&sums, self.to.add(first * self.stride + self.tile * wide), self.stride);
         }
     }
 }

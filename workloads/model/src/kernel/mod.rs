@@ -77,10 +77,7 @@ impl Kernel {
 
     /// `set` must be one of [`InstructionSet::available`].
     fn with(network: &Network, set: InstructionSet) -> Self {
-        Self {
-            set,
-            plan: Plan::new(network, set.lanes()),
-        }
+        Self { set, plan: Plan::new(network, set.lanes()) }
     }
 
     pub(crate) fn instruction_set(&self) -> &'static str {
@@ -113,20 +110,12 @@ impl Kernel {
 impl Shard {
     /// One shard forward and backward; see `Shard::pass`. Panics when the lengths are not the
     /// layout's.
-    pub(crate) fn learn(
-        &mut self,
-        layout: &Layout,
-        values: &Buffer,
-        transposed: &Transposed,
-        total: usize,
-    ) -> f64 {
+    pub(crate) fn learn(&mut self, layout: &Layout, values: &Buffer, transposed: &Transposed, total: usize) -> f64 {
         assert_eq!(values.len(), layout.len);
         // SAFETY: the layout's set was detected and its vector length is the layout's.
         unsafe {
             match layout.set {
-                InstructionSet::Portable => {
-                    self.pass::<portable::Plain>(layout, values, transposed, total)
-                }
+                InstructionSet::Portable => self.pass::<portable::Plain>(layout, values, transposed, total),
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => learn_avx2(self, layout, values, transposed, total),
                 #[cfg(target_arch = "x86_64")]
@@ -193,13 +182,7 @@ macro_rules! compiled {
 }
 
 compiled!("avx2,fma", x86::Avx2, predict_avx2, learn_avx2, step_avx2);
-compiled!(
-    "avx512f",
-    x86::Avx512,
-    predict_avx512,
-    learn_avx512,
-    step_avx512
-);
+compiled!("avx512f", x86::Avx512, predict_avx512, learn_avx512, step_avx512);
 
 #[cfg(test)]
 mod tests;

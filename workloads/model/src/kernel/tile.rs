@@ -20,12 +20,8 @@ pub(super) unsafe fn accumulate<V: Vector, const M: usize>(
         let mut k = 0;
         while k < depth {
             let b = b.add(k * stride);
-            let weights: [V; 4] = [
-                V::load(b),
-                V::load(b.add(V::LANES)),
-                V::load(b.add(2 * V::LANES)),
-                V::load(b.add(3 * V::LANES)),
-            ];
+            let weights: [V; 4] =
+                [V::load(b), V::load(b.add(V::LANES)), V::load(b.add(2 * V::LANES)), V::load(b.add(3 * V::LANES))];
             let mut m = 0;
             while m < M {
                 let x = V::splat(*a.add(m * row + k * step));
@@ -65,11 +61,7 @@ pub(super) unsafe fn start<V: Vector, const M: usize>(from: *const f32, row: usi
 /// # Safety
 /// As [`accumulate`].
 #[inline(always)]
-pub(super) unsafe fn store<V: Vector, const M: usize>(
-    sums: &[[V; 4]; M],
-    to: *mut f32,
-    row: usize,
-) {
+pub(super) unsafe fn store<V: Vector, const M: usize>(sums: &[[V; 4]; M], to: *mut f32, row: usize) {
     // SAFETY: the caller promises `M` rows of four vectors.
     unsafe {
         let mut m = 0;
@@ -108,12 +100,7 @@ impl Spill {
         // SAFETY: as promised by the caller.
         unsafe {
             let at = self.0.as_ptr().cast::<f32>().add(m * 4 * V::LANES);
-            [
-                V::load(at),
-                V::load(at.add(V::LANES)),
-                V::load(at.add(2 * V::LANES)),
-                V::load(at.add(3 * V::LANES)),
-            ]
+            [V::load(at), V::load(at.add(V::LANES)), V::load(at.add(2 * V::LANES)), V::load(at.add(3 * V::LANES))]
         }
     }
 }

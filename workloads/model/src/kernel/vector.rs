@@ -9,14 +9,8 @@ const HIGHEST: f32 = 40.0;
 
 /// Minimax coefficients of `2^r` on [-0.5, 0.5], highest power first, least relative error: 1.6e-7
 /// after rounding to `f32` (measured end to end in `vector_tests`).
-pub(super) const EXP2: [f32; 6] = [
-    0.001_327_647_1,
-    0.009_675_542,
-    0.055_507_13,
-    0.240_221_2,
-    0.693_146_94,
-    1.000_000_1,
-];
+pub(super) const EXP2: [f32; 6] =
+    [0.001_327_647_1, 0.009_675_542, 0.055_507_13, 0.240_221_2, 0.693_146_94, 1.000_000_1];
 
 /// # Safety
 /// Of every method: the instruction set of the implementation must be available. `load` and `store`
@@ -76,12 +70,7 @@ pub(super) unsafe fn cell<V: Vector>(gates: [V; 4], c: V) -> (V, V) {
     unsafe {
         let one = V::splat(1.0);
         let [i, o, f, g] = gates;
-        let (i, o, f, g) = (
-            one.add(power(i)),
-            one.add(power(o)),
-            one.add(power(f)),
-            power(g),
-        );
+        let (i, o, f, g) = (one.add(power(i)), one.add(power(o)), one.add(power(f)), power(g));
         // c s(f) + s(i) tanh(g) = c / f + (1 - g) / (i (1 + g)), over one denominator.
         let ig = i.mul(one.add(g));
         let top = c.fma(ig, one.sub(g).mul(f));

@@ -36,11 +36,7 @@ fn exp2_error<V: Vector>() {
         worst = worst.max(((got - want) / want).abs());
     }
     assert!(worst < 2.5e-7, "{}: {worst:e}", std::any::type_name::<V>());
-    for (x, low, high) in [
-        (-1e30f32, 0.0f32, 1.2e-38),
-        (-200.0, 0.0, 1.2e-38),
-        (127.0, 1.7e38, 1.8e38),
-    ] {
+    for (x, low, high) in [(-1e30f32, 0.0f32, 1.2e-38), (-200.0, 0.0, 1.2e-38), (127.0, 1.7e38, 1.8e38)] {
         // SAFETY: see `on_every_set`.
         let got = lanes(unsafe { V::splat(x).exp2() })[0];
         assert!((low..=high).contains(&got), "2^{x} = {got:e}");
@@ -58,9 +54,7 @@ fn powers_of_two() {
 fn cell_error<V: Vector>() {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let (mut worst, mut apart) = (0.0f64, 0.0f64);
-    let points = [
-        -90.0f32, -30.0, -12.0, -6.0, -2.5, -0.7, -1e-3, 0.0, 1e-4, 0.3, 1.9, 5.0, 11.0, 40.0, 90.0,
-    ];
+    let points = [-90.0f32, -30.0, -12.0, -6.0, -2.5, -0.7, -1e-3, 0.0, 1e-4, 0.3, 1.9, 5.0, 11.0, 40.0, 90.0];
     for i in points {
         for o in points {
             for f in points {
@@ -73,19 +67,14 @@ fn cell_error<V: Vector>() {
                         // SAFETY: see `on_every_set`.
                         let ((c1, h1), (parts, c2, tanh)) = unsafe {
                             let scaled = std::array::from_fn(|n| V::splat(raw[n] * GATE_SCALE[n]));
-                            (
-                                cell(scaled, V::splat(c)),
-                                cell_parts(raw.map(|x| V::splat(x)), V::splat(c)),
-                            )
+                            (cell(scaled, V::splat(c)), cell_parts(raw.map(|x| V::splat(x)), V::splat(c)))
                         };
                         let h2 = lanes(parts[1])[0] * lanes(tanh)[0];
                         let size = new.abs().max(1.0);
                         worst = worst
                             .max((f64::from(lanes(c1)[0]) - new).abs() / size)
                             .max((f64::from(lanes(h1)[0]) - h).abs());
-                        apart = apart
-                            .max((f64::from(lanes(c2)[0]) - new).abs() / size)
-                            .max((f64::from(h2) - h).abs());
+                        apart = apart.max((f64::from(lanes(c2)[0]) - new).abs() / size).max((f64::from(h2) - h).abs());
                     }
                 }
             }

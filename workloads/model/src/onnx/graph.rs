@@ -64,9 +64,7 @@ pub(super) struct Port<'a> {
 
 fn push<T>(list: &mut Vec<T>, item: T, what: &str) -> Result<(), Error> {
     if list.len() == MAX_ITEMS {
-        return Err(Error::Foreign {
-            reason: format!("it has more than {MAX_ITEMS} {what}"),
-        });
+        return Err(Error::Foreign { reason: format!("it has more than {MAX_ITEMS} {what}") });
     }
     list.push(item);
     Ok(())
@@ -76,39 +74,23 @@ fn push<T>(list: &mut Vec<T>, item: T, what: &str) -> Result<(), Error> {
 fn message<'a>(value: Value<'a>, at: Message<'_>, what: &str) -> Result<Message<'a>, Error> {
     match value {
         Value::Bytes(m) => Ok(m),
-        _ => Err(malformed(
-            at.offset,
-            format!("{what} has the wrong wire type"),
-        )),
+        _ => Err(malformed(at.offset, format!("{what} has the wrong wire type"))),
     }
 }
 
 fn integer(value: Value<'_>, at: Message<'_>, what: &str) -> Result<u64, Error> {
     match value {
         Value::Varint(v) => Ok(v),
-        _ => Err(malformed(
-            at.offset,
-            format!("{what} has the wrong wire type"),
-        )),
+        _ => Err(malformed(at.offset, format!("{what} has the wrong wire type"))),
     }
 }
 
 /// Repeated integers, packed or not.
-fn integers(
-    list: &mut Vec<i64>,
-    value: Value<'_>,
-    at: Message<'_>,
-    what: &str,
-) -> Result<(), Error> {
+fn integers(list: &mut Vec<i64>, value: Value<'_>, at: Message<'_>, what: &str) -> Result<(), Error> {
     match value {
         Value::Varint(v) => push(list, v as i64, what),
-        Value::Bytes(packed) => packed
-            .varints()
-            .try_for_each(|v| push(list, v? as i64, what)),
-        _ => Err(malformed(
-            at.offset,
-            format!("{what} have the wrong wire type"),
-        )),
+        Value::Bytes(packed) => packed.varints().try_for_each(|v| push(list, v? as i64, what)),
+        _ => Err(malformed(at.offset, format!("{what} have the wrong wire type"))),
     }
 }
 
@@ -164,17 +146,9 @@ impl<'a> Graph<'a> {
         for field in m.fields() {
             match field? {
                 (1, v) => push(&mut self.nodes, node(message(v, m, "node")?)?, "nodes")?,
-                (5, v) => push(
-                    &mut self.tensors,
-                    tensor(message(v, m, "initializer")?)?,
-                    "tensors",
-                )?,
+                (5, v) => push(&mut self.tensors, tensor(message(v, m, "initializer")?)?, "tensors")?,
                 (11, v) => push(&mut self.inputs, port(message(v, m, "input")?)?, "inputs")?,
-                (12, v) => push(
-                    &mut self.outputs,
-                    port(message(v, m, "output")?)?,
-                    "outputs",
-                )?,
+                (12, v) => push(&mut self.outputs, port(message(v, m, "output")?)?, "outputs")?,
                 _ => {}
             }
         }
@@ -186,16 +160,8 @@ fn node(m: Message<'_>) -> Result<Node<'_>, Error> {
     let mut out = Node::default();
     for field in m.fields() {
         match field? {
-            (1, v) => push(
-                &mut out.inputs,
-                message(v, m, "node input")?.text()?,
-                "node inputs",
-            )?,
-            (2, v) => push(
-                &mut out.outputs,
-                message(v, m, "node output")?.text()?,
-                "node outputs",
-            )?,
+            (1, v) => push(&mut out.inputs, message(v, m, "node input")?.text()?, "node inputs")?,
+            (2, v) => push(&mut out.outputs, message(v, m, "node output")?.text()?, "node outputs")?,
             (4, v) => out.op = message(v, m, "op_type")?.text()?,
             (5, v) => {
                 let parsed = attribute(message(v, m, "attribute")?)?;
@@ -242,9 +208,7 @@ fn tensor(m: Message<'_>) -> Result<Tensor<'_>, Error> {
             (1, v) => integers(&mut dims, v, m, "dims")?,
             (2, v) => kind = integer(v, m, "data_type")?,
             (4, Value::Fixed32(bits)) => floats.push(f32::from_bits(bits)),
-            (4, v) => {
-                floats.extend(words::<4>(message(v, m, "float_data")?)?.map(f32::from_le_bytes))
-            }
+            (4, v) => floats.extend(words::<4>(message(v, m, "float_data")?)?.map(f32::from_le_bytes)),
             (7, Value::Varint(v)) => ints.push(v as i64),
             (7, v) => {
                 for item in message(v, m, "int64_data")?.varints() {
@@ -264,10 +228,7 @@ fn tensor(m: Message<'_>) -> Result<Tensor<'_>, Error> {
             shape.push(d);
             count.checked_mul(d)
         }) else {
-            return Err(malformed(
-                m.offset,
-                format!("tensor {name:?}: dimension {d} is impossible"),
-            ));
+            return Err(malformed(m.offset, format!("tensor {name:?}: dimension {d} is impossible")));
         };
         count = total;
     }
@@ -285,16 +246,9 @@ fn tensor(m: Message<'_>) -> Result<Tensor<'_>, Error> {
         Data::Other => count,
     };
     if got != count {
-        return Err(malformed(
-            m.offset,
-            format!("tensor {name:?}: its shape needs {count} numbers, it has {got}"),
-        ));
+        return Err(malformed(m.offset, format!("tensor {name:?}: its shape needs {count} numbers, it has {got}")));
     }
-    Ok(Tensor {
-        name,
-        dims: shape,
-        data,
-    })
+    Ok(Tensor { name, dims: shape, data })
 }
 
 /// Little-endian words of `N` bytes.
@@ -303,10 +257,7 @@ fn words<const N: usize>(m: Message<'_>) -> Result<impl Iterator<Item = [u8; N]>
     if rest.is_empty() {
         Ok(chunks.iter().copied())
     } else {
-        Err(malformed(
-            m.offset,
-            format!("{} bytes are not numbers of {N} bytes", m.bytes.len()),
-        ))
+        Err(malformed(m.offset, format!("{} bytes are not numbers of {N} bytes", m.bytes.len())))
     }
 }
 

@@ -15,16 +15,11 @@ pub fn read(bytes: &[u8]) -> Result<Parsed, Error> {
     let graph = Graph::parse(bytes)?;
     let network = Walk::start(&graph)?.network()?;
     network.check()?;
-    Ok(Parsed {
-        network,
-        labels: labels(&graph)?,
-    })
+    Ok(Parsed { network, labels: labels(&graph)? })
 }
 
 fn foreign<T>(reason: impl Into<String>) -> Result<T, Error> {
-    Err(Error::Foreign {
-        reason: reason.into(),
-    })
+    Err(Error::Foreign { reason: reason.into() })
 }
 
 fn labels(graph: &Graph<'_>) -> Result<Labels, Error> {
@@ -34,8 +29,8 @@ fn labels(graph: &Graph<'_>) -> Result<Labels, Error> {
             "rul.name" => out.name = (*value).into(),
             "rul.version" => out.version = (*value).into(),
             "rul.features" => {
-                out.features = serde_json::from_str(value)
-                    .map_err(|e| Error::invalid("metadata rul.features", e.to_string()))?;
+                out.features =
+                    serde_json::from_str(value).map_err(|e| Error::invalid("metadata rul.features", e.to_string()))?;
             }
             _ => {}
         }
@@ -56,30 +51,18 @@ struct Walk<'g, 'a> {
 impl<'g, 'a> Walk<'g, 'a> {
     fn start(graph: &'g Graph<'a>) -> Result<Self, Error> {
         if graph.opset < OLDEST_OPSET {
-            return foreign(format!(
-                "opset {}, needs {OLDEST_OPSET} or later",
-                graph.opset
-            ));
+            return foreign(format!("opset {}, needs {OLDEST_OPSET} or later", graph.opset));
         }
         let [input] = graph.inputs.as_slice() else {
             return foreign(format!("{} inputs", graph.inputs.len()));
         };
         let [_, Some(window), Some(features)] = input.dims[..] else {
-            return foreign(format!(
-                "input {:?} is not [batch, window, features]",
-                input.name
-            ));
+            return foreign(format!("input {:?} is not [batch, window, features]", input.name));
         };
         if input.element != FLOAT {
             return foreign("its input is not float32");
         }
-        Ok(Self {
-            graph,
-            next: 0,
-            value: input.name,
-            window,
-            features,
-        })
+        Ok(Self { graph, next: 0, value: input.name, window, features })
     }
 
     fn network(mut self) -> Result<Network, Error> {
@@ -129,14 +112,7 @@ impl<'g, 'a> Walk<'g, 'a> {
             [output] if output.name == self.value => {}
             _ => return foreign("the Clip is not its one output"),
         }
-        Ok(Network {
-            window: self.window,
-            scaler: Scaler { mean, scale },
-            layers,
-            head,
-            bias,
-            cap,
-        })
+        Ok(Network { window: self.window, scaler: Scaler { mean, scale }, layers, head, bias, cap })
     }
 
     /// The next node, which must be an `op` of the current value with `inputs` inputs.
@@ -192,16 +168,7 @@ impl<'g, 'a> Walk<'g, 'a> {
         if axis != i64::from(!last) {
             return foreign(format!("a Squeeze removes axis {axis}"));
         }
-        Ok((
-            Lstm {
-                input,
-                hidden,
-                w,
-                r,
-                b,
-            },
-            last,
-        ))
+        Ok((Lstm { input, hidden, w, r, b }, last))
     }
 
     fn tensor(&self, name: &str) -> Result<&'g Tensor<'a>, Error> {

@@ -16,11 +16,7 @@ fn labels(features: usize) -> Labels {
 
 #[test]
 fn what_is_written_is_read_back() {
-    for (seed, window, features, hidden) in [
-        (1, 30, 16, &[64, 64][..]),
-        (2, 1, 1, &[1]),
-        (3, 5, 3, &[7, 20, 4]),
-    ] {
+    for (seed, window, features, hidden) in [(1, 30, 16, &[64, 64][..]), (2, 1, 1, &[1]), (3, 5, 3, &[7, 20, 4])] {
         let network = network(seed, window, features, hidden);
         let bytes = write(&network, &labels(features)).unwrap();
         let parsed = read(&bytes).unwrap();
@@ -28,10 +24,7 @@ fn what_is_written_is_read_back() {
         assert_eq!(parsed.labels, labels(features));
         let input = windows(seed, &network, 9);
         let before = Model::new(network).unwrap().predict_all(&input).unwrap();
-        let after = Model::from_onnx(&bytes)
-            .unwrap()
-            .predict_all(&input)
-            .unwrap();
+        let after = Model::from_onnx(&bytes).unwrap().predict_all(&input).unwrap();
         assert_eq!(before, after);
     }
 }
@@ -41,11 +34,7 @@ fn a_recurrent_bias_is_added() {
     let network = network(4, 5, 3, &[4]);
     let mut bytes = write(&network, &Labels::default()).unwrap();
     // The bias tensor: 16 numbers, then 16 zeros. Give the zeros a value.
-    let mut half: Vec<u8> = network.layers[0]
-        .b
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
+    let mut half: Vec<u8> = network.layers[0].b.iter().flat_map(|x| x.to_le_bytes()).collect();
     half.extend([0; 64]);
     let at = bytes.windows(128).position(|w| w == half).unwrap();
     bytes[at + 64..at + 68].copy_from_slice(&0.5f32.to_le_bytes());
@@ -78,10 +67,7 @@ fn impossible_networks_are_not_written() {
 /// Replaces one text of the file by another of the same length.
 fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let at = bytes
-        .windows(from.len())
-        .position(|w| w == from.as_bytes())
-        .unwrap();
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
     let mut out = bytes.to_vec();
     out[at..at + to.len()].copy_from_slice(to.as_bytes());
     out
@@ -139,8 +125,14 @@ fn no_prefix_of_a_file_is_taken_for_one() {
     }
 }
 
+/// `PROPTEST_CASES` for long runs, else enough for a build.
+fn cases() -> ProptestConfig {
+    let given = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig::with_cases(given.and_then(|c| c.parse().ok()).unwrap_or(2000))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases())]
 
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {

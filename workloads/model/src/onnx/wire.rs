@@ -20,23 +20,16 @@ pub(super) struct Message<'a> {
 }
 
 pub(super) fn malformed(offset: usize, reason: impl Into<String>) -> Error {
-    Error::Malformed {
-        offset,
-        reason: reason.into(),
-    }
+    Error::Malformed { offset, reason: reason.into() }
 }
 
 impl<'a> Message<'a> {
     pub(super) fn fields(self) -> Fields<'a> {
-        Fields {
-            message: self,
-            at: 0,
-        }
+        Fields { message: self, at: 0 }
     }
 
     pub(super) fn text(self) -> Result<&'a str, Error> {
-        std::str::from_utf8(self.bytes)
-            .map_err(|e| malformed(self.offset + e.valid_up_to(), "text is not UTF-8"))
+        std::str::from_utf8(self.bytes).map_err(|e| malformed(self.offset + e.valid_up_to(), "text is not UTF-8"))
     }
 
     /// All of it as packed varints.
@@ -78,15 +71,9 @@ impl<'a> Fields<'a> {
     fn take(&mut self, length: u64) -> Result<Message<'a>, Error> {
         let left = self.message.bytes.len() - self.at;
         let Some(length) = usize::try_from(length).ok().filter(|l| *l <= left) else {
-            return Err(malformed(
-                self.offset(),
-                format!("a field of {length} bytes, only {left} are left"),
-            ));
+            return Err(malformed(self.offset(), format!("a field of {length} bytes, only {left} are left")));
         };
-        let taken = Message {
-            bytes: &self.message.bytes[self.at..self.at + length],
-            offset: self.offset(),
-        };
+        let taken = Message { bytes: &self.message.bytes[self.at..self.at + length], offset: self.offset() };
         self.at += length;
         Ok(taken)
     }
@@ -112,10 +99,7 @@ impl<'a> Fields<'a> {
                 Value::Fixed32(u32::from_le_bytes(word))
             }
             other => {
-                return Err(malformed(
-                    start,
-                    format!("wire type {other} is not used by ONNX"),
-                ));
+                return Err(malformed(start, format!("wire type {other} is not used by ONNX")));
             }
         };
         Ok((number, value))

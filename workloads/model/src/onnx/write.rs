@@ -16,24 +16,17 @@ pub fn write(network: &Network, labels: &Labels) -> Result<Vec<u8>, Error> {
     network.check()?;
     let features = network.features();
     if !labels.features.is_empty() && labels.features.len() != features {
-        return Err(Error::invalid(
-            "labels",
-            format!("{} names for {features} features", labels.features.len()),
-        ));
+        return Err(Error::invalid("labels", format!("{} names for {features} features", labels.features.len())));
     }
-    let names = serde_json::to_string(&labels.features)
-        .map_err(|e| Error::invalid("labels", e.to_string()))?;
+    let names = serde_json::to_string(&labels.features).map_err(|e| Error::invalid("labels", e.to_string()))?;
     let mut model = Writer::default()
         .int(1, IR)
         .text(2, "rul")
         .text(3, env!("CARGO_PKG_VERSION"))
         .message(7, graph(network))
         .message(8, Writer::default().text(1, "").int(2, OPSET));
-    for (key, value) in [
-        ("rul.name", labels.name.as_str()),
-        ("rul.version", &labels.version),
-        ("rul.features", &names),
-    ] {
+    for (key, value) in [("rul.name", labels.name.as_str()), ("rul.version", &labels.version), ("rul.features", &names)]
+    {
         model = model.message(14, Writer::default().text(1, key).text(2, value));
     }
     Ok(model.finish())
@@ -45,10 +38,7 @@ fn graph(network: &Network) -> Writer {
     let mut g = Writer::default()
         .message(1, node("Sub", &["input", "mean"], &["centred"]))
         .message(1, node("Div", &["centred", "scale"], &["scaled"]))
-        .message(
-            1,
-            node("Transpose", &["scaled"], &["steps0"]).message(5, ints("perm", &[1, 0, 2])),
-        );
+        .message(1, node("Transpose", &["scaled"], &["steps0"]).message(5, ints("perm", &[1, 0, 2])));
     for (i, layer) in network.layers.iter().enumerate() {
         let name = |what: &str| format!("{what}{i}");
         let inputs = [name("steps"), name("w"), name("r"), name("b")];
@@ -67,10 +57,7 @@ fn graph(network: &Network) -> Writer {
             .message(1, node("Squeeze", &[&y, axis], &[squeezed]));
     }
     g = g
-        .message(
-            1,
-            node("Gemm", &["state", "head", "bias"], &["linear"]).message(5, int("transB", 1)),
-        )
+        .message(1, node("Gemm", &["state", "head", "bias"], &["linear"]).message(5, int("transB", 1)))
         .message(1, node("Clip", &["linear", "zero", "cap"], &["output"]))
         .text(2, "rul")
         .message(5, floats("mean", &[features], &network.scaler.mean))
@@ -109,25 +96,16 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> Writer {
 }
 
 fn int(name: &str, value: i64) -> Writer {
-    Writer::default()
-        .text(1, name)
-        .int(3, value)
-        .int(20, TYPE_INT)
+    Writer::default().text(1, name).int(3, value).int(20, TYPE_INT)
 }
 
 fn ints(name: &str, values: &[i64]) -> Writer {
-    let attribute = values
-        .iter()
-        .fold(Writer::default().text(1, name), |a, v| a.int(8, *v));
+    let attribute = values.iter().fold(Writer::default().text(1, name), |a, v| a.int(8, *v));
     attribute.int(20, TYPE_INTS)
 }
 
 fn tensor(name: &str, dims: &[usize], kind: u64, raw: &[u8]) -> Writer {
-    dims.iter()
-        .fold(Writer::default(), |t, d| t.int(1, *d as i64))
-        .int(2, kind as i64)
-        .text(8, name)
-        .bytes(9, raw)
+    dims.iter().fold(Writer::default(), |t, d| t.int(1, *d as i64)).int(2, kind as i64).text(8, name).bytes(9, raw)
 }
 
 fn floats(name: &str, dims: &[usize], values: &[f32]) -> Writer {
@@ -142,13 +120,8 @@ fn axis(name: &str, value: i64) -> Writer {
 /// A float tensor with a free batch dimension in front.
 fn port(name: &str, dims: &[usize]) -> Writer {
     let batch = Writer::default().text(2, "batch");
-    let shape = dims
-        .iter()
-        .fold(Writer::default().message(1, batch), |s, d| {
-            s.message(1, Writer::default().int(1, *d as i64))
-        });
+    let shape =
+        dims.iter().fold(Writer::default().message(1, batch), |s, d| s.message(1, Writer::default().int(1, *d as i64)));
     let kind = Writer::default().int(1, FLOAT as i64).message(2, shape);
-    Writer::default()
-        .text(1, name)
-        .message(2, Writer::default().message(1, kind))
+    Writer::default().text(1, name).message(2, Writer::default().message(1, kind))
 }

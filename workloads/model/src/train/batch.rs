@@ -21,23 +21,17 @@ pub(super) fn fill(
         let window = &data.inputs[index * data.size()..][..data.size()];
         for (step, from) in window.chunks_exact(features).enumerate() {
             let to = &mut shard.inputs[(step * rows + row) * features..][..features];
-            for (((to, x), mean), scale) in
-                to.iter_mut().zip(from).zip(&scaler.mean).zip(&scaler.scale)
-            {
+            for (((to, x), mean), scale) in to.iter_mut().zip(from).zip(&scaler.mean).zip(&scaler.scale) {
                 *to = (x - mean) / scale;
             }
         }
     }
     if options.input_noise > 0.0 {
         let inputs = &mut shard.inputs[..rows * data.size()];
-        inputs
-            .iter_mut()
-            .for_each(|x| *x += options.input_noise * gaussian(rng));
+        inputs.iter_mut().for_each(|x| *x += options.input_noise * gaussian(rng));
     }
     if options.input_offset > 0.0 {
-        let offsets: Vec<f32> = (0..rows * features)
-            .map(|_| options.input_offset * gaussian(rng))
-            .collect();
+        let offsets: Vec<f32> = (0..rows * features).map(|_| options.input_offset * gaussian(rng)).collect();
         let inputs = &mut shard.inputs[..rows * data.size()];
         for step in inputs.chunks_exact_mut(rows * features) {
             step.iter_mut().zip(&offsets).for_each(|(x, o)| *x += o);
@@ -45,8 +39,7 @@ pub(super) fn fill(
     }
     let keep = 1.0 - options.dropout;
     for mask in shard.masks() {
-        mask.iter_mut()
-            .for_each(|m| *m = if rng.unit() < keep { 1.0 / keep } else { 0.0 });
+        mask.iter_mut().for_each(|m| *m = if rng.unit() < keep { 1.0 / keep } else { 0.0 });
     }
 }
 
@@ -65,9 +58,7 @@ mod tests {
     #[test]
     fn noise_has_mean_zero_and_deviation_one() {
         let mut rng = Rng::new(1);
-        let draws: Vec<f64> = (0..200_000)
-            .map(|_| f64::from(gaussian(&mut rng)))
-            .collect();
+        let draws: Vec<f64> = (0..200_000).map(|_| f64::from(gaussian(&mut rng))).collect();
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
         assert!(mean.abs() < 0.01, "{mean}");

@@ -11,25 +11,15 @@ impl Windows<'_> {
     fn check(&self) -> Result<(), Error> {
         let expected = self.targets.len().saturating_mul(self.size());
         if self.size() == 0 || self.inputs.len() != expected {
-            return Err(Error::Shape {
-                what: "training windows",
-                expected,
-                got: self.inputs.len(),
-            });
+            return Err(Error::Shape { what: "training windows", expected, got: self.inputs.len() });
         }
         let finite = |xs: &[f32]| xs.iter().position(|x| !x.is_finite());
         if let Some(at) = finite(self.inputs) {
             let window = at / self.size();
-            return Err(Error::invalid(
-                "training windows",
-                format!("window {window} has a number that is not finite"),
-            ));
+            return Err(Error::invalid("training windows", format!("window {window} has a number that is not finite")));
         }
         if let Some(at) = finite(self.targets) {
-            return Err(Error::invalid(
-                "training targets",
-                format!("target {at} is not a finite number"),
-            ));
+            return Err(Error::invalid("training targets", format!("target {at} is not a finite number")));
         }
         Ok(())
     }
@@ -39,20 +29,14 @@ impl Options {
     fn check(&self) -> Result<(), Error> {
         let bad = |reason: String| Err(Error::invalid("training options", reason));
         if self.hidden.is_empty() || self.hidden.len() > MAX_LAYERS {
-            return bad(format!(
-                "{} layers, allowed 1 to {MAX_LAYERS}",
-                self.hidden.len()
-            ));
+            return bad(format!("{} layers, allowed 1 to {MAX_LAYERS}", self.hidden.len()));
         }
         if let Some(h) = self.hidden.iter().find(|h| **h == 0 || **h > MAX_WIDTH) {
             return bad(format!("{h} units, allowed 1 to {MAX_WIDTH}"));
         }
-        for (name, value) in [
-            ("epochs", self.epochs),
-            ("batch", self.batch),
-            ("threads", self.threads),
-            ("patience", self.patience),
-        ] {
+        for (name, value) in
+            [("epochs", self.epochs), ("batch", self.batch), ("threads", self.threads), ("patience", self.patience)]
+        {
             if value == 0 {
                 return bad(format!("{name} is 0, needs at least 1"));
             }
@@ -99,27 +83,17 @@ pub(super) fn check(
             return Err(Error::invalid("split", format!("no {what} windows")));
         }
         if let Some(i) = indices.iter().find(|i| **i >= data.targets.len()) {
-            return Err(Error::invalid(
-                "split",
-                format!("{what} window {i} of {}", data.targets.len()),
-            ));
+            return Err(Error::invalid("split", format!("{what} window {i} of {}", data.targets.len())));
         }
     }
     let mut seen = vec![false; data.targets.len()];
     train.iter().for_each(|i| seen[*i] = true);
     if let Some(i) = validate.iter().find(|i| seen[**i]) {
-        return Err(Error::invalid(
-            "split",
-            format!("window {i} is in training and in validation"),
-        ));
+        return Err(Error::invalid("split", format!("window {i} is in training and in validation")));
     }
     for (what, got) in [("means", &scaler.mean), ("scales", &scaler.scale)] {
         if got.len() != data.features {
-            return Err(Error::Shape {
-                what,
-                expected: data.features,
-                got: got.len(),
-            });
+            return Err(Error::Shape { what, expected: data.features, got: got.len() });
         }
     }
     let Some(from) = from else { return Ok(()) };

@@ -32,10 +32,7 @@ pub fn train(
     let start = Instant::now();
     let mut rng = Rng::new(options.seed);
     let first = match from {
-        Some(network) => Network {
-            cap: options.cap,
-            ..network.rescaled(scaler)
-        },
+        Some(network) => Network { cap: options.cap, ..network.rescaled(scaler) },
         None => fresh(data, train, scaler, options, &mut rng),
     };
     let mut run = Run::new(data, scaler, options, &first);
@@ -55,10 +52,7 @@ pub fn train(
         let network = run.network();
         let val_rmse = run.validate(&network, validate);
         if !(squares.is_finite() && val_rmse.is_finite()) {
-            return Err(Error::Diverged {
-                epoch,
-                learning_rate: options.learning_rate,
-            });
+            return Err(Error::Diverged { epoch, learning_rate: options.learning_rate });
         }
         let report = EpochReport {
             epoch,
@@ -85,57 +79,32 @@ pub fn train(
         return Err(Error::invalid("training options", "no epoch was run"));
     };
     network.check()?;
-    Ok(Trained {
-        network,
-        best,
-        history,
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    Ok(Trained { network, best, history, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Small uniform weights, forget gates open, the head at the mean target.
-fn fresh(
-    data: &Windows<'_>,
-    train: &[usize],
-    scaler: &Scaler,
-    options: &Options,
-    rng: &mut Rng,
-) -> Network {
+fn fresh(data: &Windows<'_>, train: &[usize], scaler: &Scaler, options: &Options, rng: &mut Rng) -> Network {
     let mut input = data.features;
     let layers = options
         .hidden
         .iter()
         .map(|&hidden| {
             let size = 1.0 / (hidden as f32).sqrt();
-            let mut draw = |count: usize| -> Vec<f32> {
-                (0..count)
-                    .map(|_| (2.0 * rng.unit() - 1.0) * size)
-                    .collect()
-            };
+            let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| (2.0 * rng.unit() - 1.0) * size).collect() };
             let mut b = vec![0.0; 4 * hidden];
             b[2 * hidden..3 * hidden].fill(1.0);
-            let layer = Lstm {
-                input,
-                hidden,
-                w: draw(4 * hidden * input),
-                r: draw(4 * hidden * hidden),
-                b,
-            };
+            let layer = Lstm { input, hidden, w: draw(4 * hidden * input), r: draw(4 * hidden * hidden), b };
             input = hidden;
             layer
         })
         .collect();
     let size = options.cap / (input as f32).sqrt();
-    let targets = train
-        .iter()
-        .map(|i| data.targets[*i].clamp(0.0, options.cap));
+    let targets = train.iter().map(|i| data.targets[*i].clamp(0.0, options.cap));
     Network {
         window: data.window,
         scaler: scaler.clone(),
         layers,
-        head: (0..input)
-            .map(|_| (2.0 * rng.unit() - 1.0) * size)
-            .collect(),
+        head: (0..input).map(|_| (2.0 * rng.unit() - 1.0) * size).collect(),
         bias: targets.map(f64::from).sum::<f64>() as f32 / train.len() as f32,
         cap: options.cap,
     }
@@ -155,12 +124,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        data: &'a Windows<'a>,
-        scaler: &'a Scaler,
-        options: &'a Options,
-        first: &Network,
-    ) -> Self {
+    fn new(data: &'a Windows<'a>, scaler: &'a Scaler, options: &'a Options, first: &Network) -> Self {
         let set = InstructionSet::best();
         let layout = Layout::new(set, data.window, data.features, &options.hidden);
         Self {
@@ -223,11 +187,7 @@ impl<'a> Run<'a> {
                 *sum += x;
             }
         }
-        let norm = gradient
-            .iter()
-            .map(|g| f64::from(*g).powi(2))
-            .sum::<f64>()
-            .sqrt() as f32;
+        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
         let rates = Rates {
             learning_rate: options.learning_rate * options.schedule.factor(done),
             weight_decay: options.weight_decay,
@@ -240,11 +200,7 @@ impl<'a> Run<'a> {
 
     /// The weights as they are validated and kept.
     fn network(&self) -> Network {
-        let values = if self.options.average > 0.0 {
-            &self.adam.average
-        } else {
-            &self.adam.values
-        };
+        let values = if self.options.average > 0.0 { &self.adam.average } else { &self.adam.values };
         self.layout.network(values, self.scaler, self.options.cap)
     }
 
@@ -274,9 +230,7 @@ impl Schedule {
     fn factor(self, done: f32) -> f32 {
         match self {
             Self::Constant => 1.0,
-            Self::Cosine { floor } => {
-                floor + (1.0 - floor) * 0.5 * (1.0 + (std::f32::consts::PI * done).cos())
-            }
+            Self::Cosine { floor } => floor + (1.0 - floor) * 0.5 * (1.0 + (std::f32::consts::PI * done).cos()),
         }
     }
 }

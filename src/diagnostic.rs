@@ -35,20 +35,12 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A fault at `place`.
     pub fn at(place: Place, message: impl Into<String>) -> Self {
-        Self {
-            place: Some(place),
-            message: message.into(),
-            hint: None,
-        }
+        Self { place: Some(place), message: message.into(), hint: None }
     }
 
     /// A fault without a place.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            place: None,
-            message: message.into(),
-            hint: None,
-        }
+        Self { place: None, message: message.into(), hint: None }
     }
 
     /// Adds the way out.
@@ -84,11 +76,7 @@ impl Diagnostics {
     /// # Errors
     /// `self`, when it holds at least one fault.
     pub fn into_result<T>(self, value: T) -> Result<T, Self> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(self)
-        }
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 }
 
@@ -107,16 +95,11 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 /// `did you mean "x"?` for the candidate nearest to `word`, if one is near enough.
-pub fn did_you_mean<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| {
-            *distance <= 1 + candidate.chars().count().min(word.chars().count()) / 3
-        })
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(word.chars().count()) / 3)
         .min()
         .map(|(_, candidate)| format!("did you mean {candidate:?}?"))
 }
@@ -127,26 +110,14 @@ mod tests {
 
     #[test]
     fn suggestions_are_near_or_absent() {
-        assert_eq!(
-            did_you_mean("inferrence", ["k3s", "inference"]).as_deref(),
-            Some("did you mean \"inference\"?")
-        );
+        assert_eq!(did_you_mean("inferrence", ["k3s", "inference"]).as_deref(), Some("did you mean \"inference\"?"));
         assert_eq!(did_you_mean("kubernetes", ["k3s", "inference"]), None);
     }
 
     #[test]
     fn shown_with_place_and_hint() {
-        let place = Place {
-            file: "stages/k3s.yml".into(),
-            line: 3,
-            column: 7,
-        };
-        let text = Diagnostic::at(place, "unknown key `nmae`")
-            .hint("did you mean \"name\"?")
-            .to_string();
-        assert_eq!(
-            text,
-            "stages/k3s.yml:3:7: unknown key `nmae`\n  hint: did you mean \"name\"?"
-        );
+        let place = Place { file: "stages/k3s.yml".into(), line: 3, column: 7 };
+        let text = Diagnostic::at(place, "unknown key `nmae`").hint("did you mean \"name\"?").to_string();
+        assert_eq!(text, "stages/k3s.yml:3:7: unknown key `nmae`\n  hint: did you mean \"name\"?");
     }
 }

@@ -45,10 +45,7 @@ impl Diff {
 
     /// A diff of the given kind, to be filled with [`Diff::push`] and its siblings.
     pub fn new(action: Action) -> Self {
-        Self {
-            action: Some(action),
-            changes: Vec::new(),
-        }
+        Self { action: Some(action), changes: Vec::new() }
     }
 
     /// Whether there is nothing to do.
@@ -64,10 +61,7 @@ impl Diff {
     /// Records a change. A diff without an action becomes a [`Action::Change`].
     pub fn push(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.action.get_or_insert(Action::Change);
-        self.changes.push(Change {
-            field: field.into(),
-            detail: detail.into(),
-        });
+        self.changes.push(Change { field: field.into(), detail: detail.into() });
     }
 
     /// Records `before -> after` when they differ.
@@ -88,12 +82,7 @@ impl Diff {
 /// A unified diff with three lines of context and no file header.
 pub fn unified(before: &str, after: &str) -> String {
     let diff = TextDiff::from_lines(before, after);
-    diff.unified_diff()
-        .context_radius(3)
-        .missing_newline_hint(false)
-        .to_string()
-        .trim_end()
-        .to_owned()
+    diff.unified_diff().context_radius(3).missing_newline_hint(false).to_string().trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -32,35 +32,19 @@ pub struct Verdict {
 
 impl Verdict {
     pub fn pass(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Pass,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Pass, detail: detail.into(), terminal: false }
     }
 
     pub fn warn(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Warn,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Warn, detail: detail.into(), terminal: false }
     }
 
     pub fn fail(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Fail,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Fail, detail: detail.into(), terminal: false }
     }
 
     pub fn skip(detail: impl Into<String>) -> Self {
-        Self {
-            status: Status::Skip,
-            detail: detail.into(),
-            terminal: false,
-        }
+        Self { status: Status::Skip, detail: detail.into(), terminal: false }
     }
 
     /// Marks a failure that waiting cannot mend.

@@ -5,32 +5,28 @@ use serde_json::Value;
 
 use super::{AnyCheck, Check};
 
+/// A spec that was read, or what does not fit and where in it.
+type Parsed = Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>>;
+
 /// One kind.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// The key in stage files.
     pub name: &'static str,
-    parse: fn(Value) -> Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>>,
+    parse: fn(Value) -> Parsed,
     schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
 }
 
 impl Kind {
     const fn of<R: Check + schemars::JsonSchema>() -> Self {
-        Self {
-            name: R::KIND,
-            parse: parse::<R>,
-            schema: schema::<R>,
-        }
+        Self { name: R::KIND, parse: parse::<R>, schema: schema::<R> }
     }
 
     /// Reads a spec.
     ///
     /// # Errors
     /// What does not fit, with the path inside the spec.
-    pub fn parse(
-        &self,
-        spec: Value,
-    ) -> Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>> {
+    pub fn parse(&self, spec: Value) -> Parsed {
         (self.parse)(spec)
     }
 
@@ -40,9 +36,7 @@ impl Kind {
     }
 }
 
-fn parse<R: Check>(
-    spec: Value,
-) -> Result<Box<dyn AnyCheck>, serde_path_to_error::Error<serde_json::Error>> {
+fn parse<R: Check>(spec: Value) -> Parsed {
     Ok(Box::new(serde_path_to_error::deserialize::<_, R>(spec)?))
 }
 

@@ -105,12 +105,9 @@ impl Facts {
             kernel: uname.release().to_string_lossy().into_owned(),
             hostname: uname.nodename().to_string_lossy().into_owned(),
             // systemd writes the first in every container that it runs in; Docker writes the second.
-            container: Path::new("/run/systemd/container").exists()
-                || Path::new("/.dockerenv").exists(),
-            memory_mib: memory_mib(&read("/proc/meminfo")?)
-                .context("/proc/meminfo: has no MemTotal")?,
-            cpus: std::thread::available_parallelism()
-                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            container: Path::new("/run/systemd/container").exists() || Path::new("/.dockerenv").exists(),
+            memory_mib: memory_mib(&read("/proc/meminfo")?).context("/proc/meminfo: has no MemTotal")?,
+            cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         })
     }
 
@@ -119,19 +116,16 @@ impl Facts {
     /// # Errors
     /// When it is none of them, naming them.
     pub fn system(&self) -> Result<&'static System> {
-        SYSTEMS
-            .iter()
-            .find(|system| system.os == self.os && system.version == self.os_version)
-            .with_context(|| {
-                let names: Vec<_> = SYSTEMS.iter().map(|system| system.name).collect();
-                format!(
-                    "the host {} runs {} {}, which cannot be provisioned; use one with {}",
-                    self.hostname,
-                    self.os,
-                    self.os_version,
-                    names.join(", ")
-                )
-            })
+        SYSTEMS.iter().find(|system| system.os == self.os && system.version == self.os_version).with_context(|| {
+            let names: Vec<_> = SYSTEMS.iter().map(|system| system.name).collect();
+            format!(
+                "the host {} runs {} {}, which cannot be provisioned; use one with {}",
+                self.hostname,
+                self.os,
+                self.os_version,
+                names.join(", ")
+            )
+        })
     }
 }
 
@@ -145,9 +139,7 @@ fn os_release_value(text: &str, key: &str) -> Option<String> {
 }
 
 fn memory_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib / 1024)
 }
@@ -204,10 +196,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_mib() {
-        assert_eq!(
-            memory_mib("MemTotal:       16384000 kB\nMemFree: 1 kB\n"),
-            Some(16_000)
-        );
+        assert_eq!(memory_mib("MemTotal:       16384000 kB\nMemFree: 1 kB\n"), Some(16_000));
         assert_eq!(memory_mib("MemFree: 1 kB\n"), None);
     }
 

@@ -22,10 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 
-use super::{
-    ArtifactPin, Cmd, CommandFailed, Facts, FileType, Output, Owner, Query, ReadHost, Stat,
-    WriteHost,
-};
+use super::{ArtifactPin, Cmd, CommandFailed, Facts, FileType, Output, Owner, Query, ReadHost, Stat, WriteHost};
 use crate::{cluster, hash};
 
 /// What is at a path.
@@ -52,18 +49,8 @@ pub struct Files {
 
 impl Files {
     fn new() -> Self {
-        let mut files = Self {
-            nodes: BTreeMap::new(),
-        };
-        for path in [
-            "/etc",
-            "/opt",
-            "/root",
-            "/run",
-            "/tmp",
-            "/usr/local/bin",
-            "/var/lib",
-        ] {
+        let mut files = Self { nodes: BTreeMap::new() };
+        for path in ["/etc", "/opt", "/root", "/run", "/tmp", "/usr/local/bin", "/var/lib"] {
             files.put_dir(path, 0o755);
         }
         files.put_file("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\n", 0o644);
@@ -86,11 +73,7 @@ impl Files {
 
     /// A file of root, with the directories above it.
     pub fn put_file(&mut self, path: impl AsRef<Path>, content: impl AsRef<[u8]>, mode: u32) {
-        self.put(
-            path.as_ref(),
-            Content::File(content.as_ref().to_vec()),
-            mode,
-        );
+        self.put(path.as_ref(), Content::File(content.as_ref().to_vec()), mode);
     }
 
     /// A directory of root, with the directories above it.
@@ -100,11 +83,7 @@ impl Files {
 
     /// A symbolic link, with the directories above it.
     pub fn put_link(&mut self, path: impl AsRef<Path>, target: impl AsRef<Path>) {
-        self.put(
-            path.as_ref(),
-            Content::Symlink(target.as_ref().to_path_buf()),
-            0o777,
-        );
+        self.put(path.as_ref(), Content::Symlink(target.as_ref().to_path_buf()), 0o777);
     }
 
     /// Gives a path another owner; panics when nothing is there.
@@ -117,25 +96,18 @@ impl Files {
 
     /// Removes a path and all below it.
     pub fn remove(&mut self, path: impl AsRef<Path>) {
-        self.nodes
-            .retain(|other, _| !other.starts_with(path.as_ref()));
+        self.nodes.retain(|other, _| !other.starts_with(path.as_ref()));
     }
 
     fn put(&mut self, path: &Path, content: Content, mode: u32) {
         for ancestor in path.ancestors().skip(1) {
-            self.nodes
-                .entry(ancestor.to_path_buf())
-                .or_insert_with(|| Node {
-                    content: Content::Directory,
-                    mode: 0o755,
-                    owner: Owner::ROOT,
-                });
+            self.nodes.entry(ancestor.to_path_buf()).or_insert_with(|| Node {
+                content: Content::Directory,
+                mode: 0o755,
+                owner: Owner::ROOT,
+            });
         }
-        let node = Node {
-            content,
-            mode,
-            owner: Owner::ROOT,
-        };
+        let node = Node { content, mode, owner: Owner::ROOT };
         self.nodes.insert(path.to_path_buf(), node);
     }
 
@@ -207,20 +179,12 @@ impl Default for FakeHost {
 
 /// A program that ended well.
 pub fn ok(stdout: &str) -> Output {
-    Output {
-        status: 0,
-        stdout: stdout.to_owned(),
-        stderr: String::new(),
-    }
+    Output { status: 0, stdout: stdout.to_owned(), stderr: String::new() }
 }
 
 /// A program that ended with `status`.
 pub fn failed(status: i32, stderr: &str) -> Output {
-    Output {
-        status,
-        stdout: String::new(),
-        stderr: stderr.to_owned(),
-    }
+    Output { status, stdout: String::new(), stderr: stderr.to_owned() }
 }
 
 impl FakeHost {
@@ -278,8 +242,7 @@ impl FakeHost {
     #[must_use]
     pub fn answer(self, prefix: &[&str], output: Output) -> Self {
         let again = output.clone();
-        self.on_query(prefix, move |_, _| output.clone())
-            .on_run(prefix, move |_, _| again.clone())
+        self.on_query(prefix, move |_, _| output.clone()).on_run(prefix, move |_, _| again.clone())
     }
 
     /// Queries whose arguments begin with `prefix` are answered from the files.
@@ -354,11 +317,7 @@ impl FakeHost {
         let parent = path.parent().context("the root has no parent")?;
         match files.node(parent).map(|node| &node.content) {
             Some(Content::Directory) => Ok(path),
-            Some(_) => bail!(
-                "{}: {} is not a directory",
-                path.display(),
-                parent.display()
-            ),
+            Some(_) => bail!("{}: {} is not a directory", path.display(), parent.display()),
             None => bail!("{}: {} does not exist", path.display(), parent.display()),
         }
     }
@@ -366,9 +325,7 @@ impl FakeHost {
 
 /// A test that panicked while it held the lock has failed already.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn owned(argv: &[&str]) -> Vec<String> {
@@ -377,11 +334,7 @@ fn owned(argv: &[&str]) -> Vec<String> {
 
 /// The script that was added last of those that fit.
 fn script<'a, T>(scripts: &'a [(Vec<String>, T)], argv: &[String]) -> Option<&'a T> {
-    scripts
-        .iter()
-        .rev()
-        .find(|(prefix, _)| argv.starts_with(prefix))
-        .map(|(_, script)| script)
+    scripts.iter().rev().find(|(prefix, _)| argv.starts_with(prefix)).map(|(_, script)| script)
 }
 
 fn getent(files: &Files, argv: &[String]) -> Option<Output> {
@@ -412,10 +365,7 @@ impl ReadHost for FakeHost {
 
     fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         let files = self.files();
-        match files
-            .node(files.resolve(path, true)?)
-            .map(|node| &node.content)
-        {
+        match files.node(files.resolve(path, true)?).map(|node| &node.content) {
             None => Ok(None),
             Some(Content::File(bytes)) => Ok(Some(bytes.clone())),
             Some(_) => bail!("{}: is a directory", path.display()),
@@ -423,9 +373,7 @@ impl ReadHost for FakeHost {
     }
 
     fn open(&self, path: &Path) -> Result<Option<Box<dyn Read + Send>>> {
-        Ok(self
-            .read_file(path)?
-            .map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read + Send>))
+        Ok(self.read_file(path)?.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read + Send>))
     }
 
     fn stat(&self, path: &Path) -> Result<Option<Stat>> {
@@ -437,22 +385,13 @@ impl ReadHost for FakeHost {
                 Content::Directory => (FileType::Directory, 4096),
                 Content::Symlink(target) => (FileType::Symlink, target.as_os_str().len()),
             };
-            Stat {
-                file_type,
-                mode: node.mode,
-                uid: node.owner.uid,
-                gid: node.owner.gid,
-                size: size as u64,
-            }
+            Stat { file_type, mode: node.mode, uid: node.owner.uid, gid: node.owner.gid, size: size as u64 }
         }))
     }
 
     fn read_link(&self, path: &Path) -> Result<Option<PathBuf>> {
         let files = self.files();
-        match files
-            .node(files.resolve(path, false)?)
-            .map(|node| &node.content)
-        {
+        match files.node(files.resolve(path, false)?).map(|node| &node.content) {
             Some(Content::Symlink(target)) => Ok(Some(target.clone())),
             _ => Ok(None),
         }
@@ -479,16 +418,12 @@ impl ReadHost for FakeHost {
         let files = self.files();
         Ok(match script(&self.on_query, query.argv()) {
             Some(answer) => answer(&files, query.argv()),
-            None => {
-                getent(&files, query.argv()).unwrap_or_else(|| failed(127, "command not found"))
-            }
+            None => getent(&files, query.argv()).unwrap_or_else(|| failed(127, "command not found")),
         })
     }
 
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable> {
-        Err(cluster::Unavailable {
-            reason: "a fake host has no cluster".into(),
-        })
+        Err(cluster::Unavailable { reason: "a fake host has no cluster".into() })
     }
 
     fn progress(&self, text: &str) {
@@ -502,13 +437,7 @@ impl WriteHost for FakeHost {
         self
     }
 
-    fn write_stream(
-        &self,
-        path: &Path,
-        content: &mut dyn Read,
-        mode: u32,
-        owner: Owner,
-    ) -> Result<()> {
+    fn write_stream(&self, path: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> Result<()> {
         let mut bytes = Vec::new();
         content.read_to_end(&mut bytes)?;
         let at = self.in_parent(path)?;
@@ -518,12 +447,7 @@ impl WriteHost for FakeHost {
         }
         files.put_file(&at, bytes, mode);
         files.put_owner(&at, owner);
-        self.changed(format!(
-            "write {} {mode:04o} {}:{}",
-            path.display(),
-            owner.uid,
-            owner.gid
-        ));
+        self.changed(format!("write {} {mode:04o} {}:{}", path.display(), owner.uid, owner.gid));
         Ok(())
     }
 
@@ -556,12 +480,7 @@ impl WriteHost for FakeHost {
             Some(node) => node.owner = owner,
             None => bail!("{}: does not exist", path.display()),
         }
-        self.changed(format!(
-            "owner {} {}:{}",
-            path.display(),
-            owner.uid,
-            owner.gid
-        ));
+        self.changed(format!("owner {} {}:{}", path.display(), owner.uid, owner.gid));
         Ok(())
     }
 
@@ -624,12 +543,7 @@ impl WriteHost for FakeHost {
     async fn run(&self, cmd: &Cmd) -> Result<Output> {
         lock(&self.record).runs.push(cmd.clone());
         self.changed(format!("run {}", cmd.argv.join(" ")));
-        let failure = |reason: String, status, tail| CommandFailed {
-            argv: cmd.argv.clone(),
-            reason,
-            status,
-            tail,
-        };
+        let failure = |reason: String, status, tail| CommandFailed { argv: cmd.argv.clone(), reason, status, tail };
         let Some(effect) = script(&self.on_run, &cmd.argv) else {
             return Err(failure("is not installed".into(), None, Vec::new()).into());
         };
@@ -681,14 +595,9 @@ mod tests {
                 ok("done\n")
             });
         let before = host.files().clone();
-        assert_eq!(
-            host.query(&Query::version("k3s")).await.unwrap().status,
-            127
-        );
+        assert_eq!(host.query(&Query::version("k3s")).await.unwrap().status, 127);
         assert_eq!(*host.files(), before);
-        host.run(&Cmd::new(["hostnamectl", "set-hostname", "new"]))
-            .await
-            .unwrap();
+        host.run(&Cmd::new(["hostnamectl", "set-hostname", "new"])).await.unwrap();
         assert_eq!(host.files().text("/etc/hostname"), "new");
         let error = host.run(&Cmd::new(["hostnamectl", "x"])).await.unwrap_err();
         let error = error.downcast_ref::<CommandFailed>().unwrap();
@@ -696,14 +605,7 @@ mod tests {
         assert_eq!(error.tail, ["no"]);
         let error = host.run(&Cmd::new(["reboot"])).await.unwrap_err();
         assert_eq!(error.to_string(), "`reboot` is not installed");
-        assert_eq!(
-            host.changes(),
-            [
-                "run hostnamectl set-hostname new",
-                "run hostnamectl x",
-                "run reboot"
-            ]
-        );
+        assert_eq!(host.changes(), ["run hostnamectl set-hostname new", "run hostnamectl x", "run reboot"]);
     }
 
     #[tokio::test]
@@ -720,27 +622,13 @@ mod tests {
         let host = FakeHost::new().link("/etc/link", "../opt/real");
         let path = Path::new("/etc/link");
         assert!(host.read_file(path).unwrap().is_none());
-        host.write_file(
-            Path::new("/opt/real"),
-            b"x",
-            0o600,
-            Owner { uid: 5, gid: 6 },
-        )
-        .unwrap();
+        host.write_file(Path::new("/opt/real"), b"x", 0o600, Owner { uid: 5, gid: 6 }).unwrap();
         assert_eq!(host.read_file(path).unwrap().unwrap(), b"x");
-        assert_eq!(
-            host.stat(path).unwrap().unwrap().file_type,
-            FileType::Symlink
-        );
-        assert!(
-            host.write_file(Path::new("/nowhere/x"), b"", 0o600, Owner::ROOT)
-                .is_err()
-        );
+        assert_eq!(host.stat(path).unwrap().unwrap().file_type, FileType::Symlink);
+        assert!(host.write_file(Path::new("/nowhere/x"), b"", 0o600, Owner::ROOT).is_err());
         host.create_dir(Path::new("/opt/d"), 0o755).unwrap();
-        host.write_file(Path::new("/opt/d/f"), b"y", 0o644, Owner::ROOT)
-            .unwrap();
-        host.rename(Path::new("/opt/d"), Path::new("/opt/e"))
-            .unwrap();
+        host.write_file(Path::new("/opt/d/f"), b"y", 0o644, Owner::ROOT).unwrap();
+        host.rename(Path::new("/opt/d"), Path::new("/opt/e")).unwrap();
         assert_eq!(host.files().text("/opt/e/f"), "y");
         assert_eq!(host.list_dir(Path::new("/opt")).unwrap(), ["e", "real"]);
         assert!(host.remove_file(Path::new("/opt/e")).is_err());
@@ -751,12 +639,8 @@ mod tests {
     #[tokio::test]
     async fn artifacts_come_by_their_hash() {
         let host = FakeHost::new().artifact("binary");
-        let mut pin = ArtifactPin {
-            name: "k3s".into(),
-            version: "1".into(),
-            sha256: hash::sha256("binary"),
-            url: None,
-        };
+        let mut pin =
+            ArtifactPin { name: "k3s".into(), version: "1".into(), sha256: hash::sha256("binary"), url: None };
         let path = host.fetch(&pin).await.unwrap();
         assert_eq!(host.sha256(&path).unwrap().unwrap(), pin.sha256);
         pin.sha256 = hash::sha256("other");

@@ -80,10 +80,7 @@ impl Fetcher {
 
     async fn fetch_alone(&self, artifact: &ArtifactPin, progress: Progress<'_>) -> Result<PathBuf> {
         if !crate::hash::is_sha256(&artifact.sha256) {
-            bail!(
-                "{:?} is no SHA-256; give it 64 lower-case hex digits in artifacts.yml",
-                artifact.sha256
-            );
+            bail!("{:?} is no SHA-256; give it 64 lower-case hex digits in artifacts.yml", artifact.sha256);
         }
         let cached = self.cache.join(&artifact.sha256);
         match sha256(&cached).await? {
@@ -94,18 +91,16 @@ impl Fetcher {
             }
             None => {}
         }
-        fs::create_dir_all(&self.cache)
-            .await
-            .map_err(|error| explain("cannot make the cache", &self.cache, error))?;
+        fs::create_dir_all(&self.cache).await.map_err(|error| explain("cannot make the cache", &self.cache, error))?;
         let part = self.cache.join(format!("{}.part", artifact.sha256));
-        if !self.from_controller(artifact, &part, progress).await? {
+        if !self.ask_controller(artifact, &part, progress).await? {
             let url = artifact.url.as_deref().with_context(|| {
                 format!(
                     "neither the cache of the host nor the controller has it (sha256 {}), and it has no URL; run the command again from the controller that built it",
                     artifact.sha256
                 )
             })?;
-            self.from_url(artifact, url, &part, progress).await?;
+            self.download(artifact, url, &part, progress).await?;
         }
         files::set_mode(&part, 0o644)?;
         files::rename(&part, &cached)?;
@@ -113,12 +108,7 @@ impl Fetcher {
     }
 
     /// `false` when the controller does not have it.
-    async fn from_controller(
-        &self,
-        artifact: &ArtifactPin,
-        part: &Path,
-        progress: Progress<'_>,
-    ) -> Result<bool> {
+    async fn ask_controller(&self, artifact: &ArtifactPin, part: &Path, progress: Progress<'_>) -> Result<bool> {
         // Beside the part of a download, which is worth keeping until the controller really has it.
         let own = part.with_extension("controller");
         let mut file = create(&own, false).await?;
@@ -158,13 +148,7 @@ impl Fetcher {
         outcome
     }
 
-    async fn from_url(
-        &self,
-        artifact: &ArtifactPin,
-        url: &str,
-        part: &Path,
-        progress: Progress<'_>,
-    ) -> Result<()> {
+    async fn download(&self, artifact: &ArtifactPin, url: &str, part: &Path, progress: Progress<'_>) -> Result<()> {
         let url = Url::parse(url).with_context(|| format!("{url:?} is no URL"))?;
         let source = shown(&url);
         let client = self.client.get_or_try_init(|| async { client() }).await?;
@@ -221,9 +205,7 @@ async fn download(
         // Without the address, which may hold a password; the caller names it without.
         Failure::Passing(anyhow!(error.without_url()))
     };
-    let have = fs::metadata(part)
-        .await
-        .map_or(0, |metadata| metadata.len());
+    let have = fs::metadata(part).await.map_or(0, |metadata| metadata.len());
     let mut request = client.get(url);
     if have > 0 {
         request = request.header(RANGE, format!("bytes={have}-"));
@@ -309,21 +291,13 @@ async fn finish(file: &mut File) -> std::io::Result<()> {
 /// The reason of a full disk in its full form; any other error as it is.
 fn disk_or(path: &Path, error: anyhow::Error) -> anyhow::Error {
     let full = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
     });
-    if full {
-        explain("cannot write", path, std::io::ErrorKind::StorageFull.into())
-    } else {
-        error
-    }
+    if full { explain("cannot write", path, std::io::ErrorKind::StorageFull.into()) } else { error }
 }
 
 async fn verify(path: &Path, artifact: &ArtifactPin, source: &str) -> Result<()> {
-    let found = sha256(path)
-        .await?
-        .with_context(|| format!("{}: disappeared", path.display()))?;
+    let found = sha256(path).await?.with_context(|| format!("{}: disappeared", path.display()))?;
     if found != artifact.sha256 {
         bail!(
             "wrong checksum: {source} gave sha256 {found}, but artifacts.yml pins {}; do not use it before you know why they differ",

@@ -19,11 +19,7 @@ struct OneBlob {
 
 impl OneBlob {
     fn new(content: &[u8], claimed: String) -> Arc<Self> {
-        Arc::new(Self {
-            content: content.to_vec(),
-            claimed,
-            asked: AtomicUsize::new(0),
-        })
+        Arc::new(Self { content: content.to_vec(), claimed, asked: AtomicUsize::new(0) })
     }
 }
 
@@ -59,20 +55,13 @@ async fn serve(answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static) 
 }
 
 fn response(head: &str, length: usize, body: &[u8]) -> Vec<u8> {
-    let mut bytes =
-        format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
-            .into_bytes();
+    let mut bytes = format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n").into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
 
 fn pin(content: &[u8], url: Option<String>) -> ArtifactPin {
-    ArtifactPin {
-        name: "k3s".into(),
-        version: "v1".into(),
-        sha256: hash::sha256(content),
-        url,
-    }
+    ArtifactPin { name: "k3s".into(), version: "v1".into(), sha256: hash::sha256(content), url }
 }
 
 fn fetcher(blobs: Arc<dyn BlobSource>) -> (TempDir, Fetcher) {
@@ -106,10 +95,7 @@ async fn two_at_once_fetch_once() {
     let blobs = OneBlob::new(b"binary", hash::sha256("binary"));
     let (_dir, fetcher) = fetcher(blobs.clone());
     let artifact = pin(b"binary", None);
-    let (one, two) = tokio::join!(
-        fetcher.fetch(&artifact, &|_| ()),
-        fetcher.fetch(&artifact, &|_| ())
-    );
+    let (one, two) = tokio::join!(fetcher.fetch(&artifact, &|_| ()), fetcher.fetch(&artifact, &|_| ()));
     assert_eq!(one.unwrap(), two.unwrap());
     assert_eq!(blobs.asked.load(Ordering::SeqCst), 1);
 }
@@ -119,12 +105,7 @@ async fn no_source_is_told() {
     let (_dir, fetcher) = fetcher(Arc::new(NoBlobs));
     let error = fetcher.fetch(&pin(b"x", None), &|_| ()).await.unwrap_err();
     let text = format!("{error:#}");
-    assert!(
-        text.starts_with(
-            "artifact k3s v1: neither the cache of the host nor the controller has it"
-        ),
-        "{text}"
-    );
+    assert!(text.starts_with("artifact k3s v1: neither the cache of the host nor the controller has it"), "{text}");
     assert!(cached(&fetcher).is_empty());
 }
 
@@ -135,18 +116,9 @@ async fn a_wrong_checksum_names_both_and_the_source_and_leaves_nothing() {
     let wrong = hash::sha256("evil");
     let (_dir, own) = fetcher(Arc::new(NoBlobs));
     let error = format!("{:#}", own.fetch(&artifact, &|_| ()).await.unwrap_err());
-    assert!(
-        error.contains("wrong checksum: http://127.0.0.1:"),
-        "{error}"
-    );
-    assert!(
-        error.contains(&wrong) && error.contains(&artifact.sha256),
-        "{error}"
-    );
-    assert!(
-        !error.contains("password") && !error.contains("abc"),
-        "{error}"
-    );
+    assert!(error.contains("wrong checksum: http://127.0.0.1:"), "{error}");
+    assert!(error.contains(&wrong) && error.contains(&artifact.sha256), "{error}");
+    assert!(!error.contains("password") && !error.contains("abc"), "{error}");
     assert!(cached(&own).is_empty());
 
     let (_dir, own) = fetcher(OneBlob::new(b"evil", artifact.sha256.clone()));
@@ -216,15 +188,9 @@ async fn what_will_never_work_is_not_tried_again() {
     })
     .await;
     let (_dir, fetcher) = fetcher(Arc::new(NoBlobs));
-    let error = fetcher
-        .fetch(&pin(b"x", Some(url)), &|_| ())
-        .await
-        .unwrap_err();
+    let error = fetcher.fetch(&pin(b"x", Some(url)), &|_| ()).await.unwrap_err();
     let error = format!("{error:#}");
-    assert!(
-        error.ends_with("/k3s: it answered 404 Not Found"),
-        "{error}"
-    );
+    assert!(error.ends_with("/k3s: it answered 404 Not Found"), "{error}");
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
@@ -253,16 +219,10 @@ async fn a_full_disk_is_told_and_nothing_remains() {
             bytes
         })
         .await;
-        let blobs: Arc<dyn BlobSource> = if from_controller {
-            OneBlob::new(&content, hash::sha256(&content))
-        } else {
-            Arc::new(NoBlobs)
-        };
+        let blobs: Arc<dyn BlobSource> =
+            if from_controller { OneBlob::new(&content, hash::sha256(&content)) } else { Arc::new(NoBlobs) };
         let fetcher = Fetcher::new(small.path().to_path_buf(), blobs);
-        let error = fetcher
-            .fetch(&pin(&content, Some(url)), &|_| ())
-            .await
-            .unwrap_err();
+        let error = fetcher.fetch(&pin(&content, Some(url)), &|_| ()).await.unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("the disk is full ("), "{error}");
         assert!(cached(&fetcher).is_empty());
@@ -276,13 +236,7 @@ async fn too_little_space_is_known_before_the_download() {
     };
     let url = serve(|_, _| response("200 OK", 5_000_000, b"")).await;
     let fetcher = Fetcher::new(small.path().to_path_buf(), Arc::new(NoBlobs));
-    let error = fetcher
-        .fetch(&pin(b"x", Some(url)), &|_| ())
-        .await
-        .unwrap_err();
+    let error = fetcher.fetch(&pin(b"x", Some(url)), &|_| ()).await.unwrap_err();
     let error = format!("{error:#}");
-    assert!(
-        error.contains("4.7 MiB are needed and 0.0 MiB are free"),
-        "{error}"
-    );
+    assert!(error.contains("4.7 MiB are needed and 0.0 MiB are free"), "{error}");
 }

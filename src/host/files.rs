@@ -15,9 +15,7 @@ use crate::hash;
 fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -31,15 +29,11 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 pub fn sha256(path: &Path) -> Result<Option<String>> {
-    open(path)?
-        .map(hash::sha256_reader)
-        .transpose()
-        .map_err(|error| explain("cannot read", path, error))
+    open(path)?.map(hash::sha256_reader).transpose().map_err(|error| explain("cannot read", path, error))
 }
 
 pub fn stat(path: &Path) -> Result<Option<Stat>> {
-    let metadata = found(fs::symlink_metadata(path))
-        .map_err(|error| explain("cannot look at", path, error))?;
+    let metadata = found(fs::symlink_metadata(path)).map_err(|error| explain("cannot look at", path, error))?;
     Ok(metadata.map(|metadata| {
         let file_type = metadata.file_type();
         Stat {
@@ -82,17 +76,15 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
 /// Where `path` is prepared before it is renamed. The name is always the same, so that what a killed run left behind is
 /// replaced by the next one, and hidden, so that programs which read whole directories pass over it.
 fn temporary(path: &Path) -> Result<PathBuf> {
-    let name = path
-        .file_name()
-        .with_context(|| format!("{}: has no file name and cannot be written", path.display()))?;
+    let name =
+        path.file_name().with_context(|| format!("{}: has no file name and cannot be written", path.display()))?;
     let name = hash::sha256(name.as_encoded_bytes());
     Ok(path.with_file_name(format!(".provision-{}.tmp", &name[..16])))
 }
 
 pub fn write(path: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> Result<()> {
     let temporary = temporary(path)?;
-    let written = write_temporary(&temporary, content, mode, owner)
-        .and_then(|()| fs::rename(&temporary, path));
+    let written = write_temporary(&temporary, content, mode, owner).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         let error = explain("cannot write", path, error);
         // It may not even have been made.
@@ -103,19 +95,10 @@ pub fn write(path: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> Re
     Ok(())
 }
 
-fn write_temporary(
-    temporary: &Path,
-    content: &mut dyn Read,
-    mode: u32,
-    owner: Owner,
-) -> io::Result<()> {
+fn write_temporary(temporary: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> io::Result<()> {
     found(fs::remove_file(temporary))?;
     // create_new: in a directory that others can write to, nobody can put a link in our way.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(temporary)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match content.read(&mut buffer)? {
@@ -124,11 +107,7 @@ fn write_temporary(
         }
     }
     // Owner before mode: changing the owner drops set-user-id bits.
-    rustix::fs::fchown(
-        &file,
-        Some(Uid::from_raw(owner.uid)),
-        Some(Gid::from_raw(owner.gid)),
-    )?;
+    rustix::fs::fchown(&file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
 }
@@ -182,8 +161,7 @@ pub fn remove_dir_all(path: &Path) -> Result<()> {
 }
 
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to)
-        .map_err(|error| explain(&format!("cannot rename {} to", from.display()), to, error))?;
+    fs::rename(from, to).map_err(|error| explain(&format!("cannot rename {} to", from.display()), to, error))?;
     sync_parent(to);
     Ok(())
 }
@@ -197,24 +175,17 @@ pub fn explain(what: &str, path: &Path, error: io::Error) -> anyhow::Error {
             free_space(parent).map_or_else(|| "unknown space".to_owned(), mib),
             parent.display()
         ),
-        ErrorKind::ReadOnlyFilesystem => format!(
-            "{} is on a read-only file system; remount it writable or choose another path",
-            parent.display()
-        ),
+        ErrorKind::ReadOnlyFilesystem => {
+            format!("{} is on a read-only file system; remount it writable or choose another path", parent.display())
+        }
         ErrorKind::PermissionDenied => {
             "permission denied; it needs root, and no immutable flag on the path (`lsattr`)".into()
         }
-        ErrorKind::NotFound if !parent.exists() => format!(
-            "its directory {} does not exist; add a `directory` resource before it",
-            parent.display()
-        ),
-        ErrorKind::NotADirectory => format!(
-            "a part of the path {} is a file, not a directory",
-            parent.display()
-        ),
-        ErrorKind::IsADirectory => {
-            "a directory is there; move it away or choose another path".into()
+        ErrorKind::NotFound if !parent.exists() => {
+            format!("its directory {} does not exist; add a `directory` resource before it", parent.display())
         }
+        ErrorKind::NotADirectory => format!("a part of the path {} is a file, not a directory", parent.display()),
+        ErrorKind::IsADirectory => "a directory is there; move it away or choose another path".into(),
         ErrorKind::AlreadyExists => "something is there already".into(),
         _ => return anyhow!(error).context(format!("{what} {}", path.display())),
     };

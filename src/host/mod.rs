@@ -179,13 +179,7 @@ pub trait WriteHost: ReadHost {
     }
 
     /// [`WriteHost::write_file`] of everything that `content` yields, in constant memory.
-    fn write_stream(
-        &self,
-        path: &Path,
-        content: &mut dyn Read,
-        mode: u32,
-        owner: Owner,
-    ) -> Result<()>;
+    fn write_stream(&self, path: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> Result<()>;
 
     /// Makes one directory; its parent must exist.
     fn create_dir(&self, path: &Path, mode: u32) -> Result<()>;

@@ -17,11 +17,7 @@ pub enum Lookup {
 ///
 /// # Errors
 /// When the host cannot be asked.
-pub async fn lookup(
-    host: &dyn ReadHost,
-    user: Option<&str>,
-    group: Option<&str>,
-) -> Result<Lookup> {
+pub async fn lookup(host: &dyn ReadHost, user: Option<&str>, group: Option<&str>) -> Result<Lookup> {
     let user = user.unwrap_or("root");
     let (uid, primary) = match (user, user.parse()) {
         ("root", _) => (0, 0),
@@ -60,24 +56,15 @@ async fn name(host: &dyn ReadHost, database: &str, id: u32) -> Result<String> {
     }
     let id = id.to_string();
     let fields = entry(host, database, &id).await?;
-    Ok(fields
-        .and_then(|fields| fields.into_iter().next())
-        .unwrap_or(id))
+    Ok(fields.and_then(|fields| fields.into_iter().next()).unwrap_or(id))
 }
 
 async fn entry(host: &dyn ReadHost, database: &str, key: &str) -> Result<Option<Vec<String>>> {
     let answer = host.query(&Query::getent(database, key)).await?;
     match answer.status {
-        0 => Ok(answer
-            .stdout
-            .lines()
-            .next()
-            .map(|line| line.split(':').map(str::to_owned).collect())),
+        0 => Ok(answer.stdout.lines().next().map(|line| line.split(':').map(str::to_owned).collect())),
         2 => Ok(None),
-        status => bail!(
-            "`getent {database} {key}` ended with status {status}: {}",
-            answer.stderr.trim()
-        ),
+        status => bail!("`getent {database} {key}` ended with status {status}: {}", answer.stderr.trim()),
     }
 }
 
@@ -96,9 +83,11 @@ mod tests {
 
     #[tokio::test]
     async fn names_and_numbers() {
-        let host = FakeHost::new()
-            .file("/etc/passwd", "app:x:1001:1002::/:/bin/sh\n", 0o644)
-            .file("/etc/group", "staff:x:50:\n", 0o644);
+        let host = FakeHost::new().file("/etc/passwd", "app:x:1001:1002::/:/bin/sh\n", 0o644).file(
+            "/etc/group",
+            "staff:x:50:\n",
+            0o644,
+        );
         let found = |uid, gid| Lookup::Found(Owner { uid, gid });
         for (user, group, expected) in [
             (None, None, found(0, 0)),
@@ -107,11 +96,7 @@ mod tests {
             (Some("999"), None, found(999, 999)),
             (Some("app"), Some("staff"), found(1001, 50)),
             (None, Some("7"), found(0, 7)),
-            (
-                Some("nobody"),
-                None,
-                Lookup::Missing("user \"nobody\"".into()),
-            ),
+            (Some("nobody"), None, Lookup::Missing("user \"nobody\"".into())),
             (None, Some("x"), Lookup::Missing("group \"x\"".into())),
         ] {
             assert_eq!(lookup(&host, user, group).await.unwrap(), expected);

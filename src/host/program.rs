@@ -68,11 +68,7 @@ pub async fn run(
 ) -> Result<Finished> {
     let mut finished = Finished {
         end: End::NotInstalled,
-        output: Output {
-            status: 127,
-            stdout: String::new(),
-            stderr: String::new(),
-        },
+        output: Output { status: 127, stdout: String::new(), stderr: String::new() },
         tail: Vec::new(),
         truncated: false,
     };
@@ -80,8 +76,8 @@ pub async fn run(
     let Some(program) = find(name) else {
         return Ok(finished);
     };
-    let mut child = spawn(command(&program, cmd, cwd))
-        .with_context(|| format!("cannot start {}", program.display()))?;
+    let mut child =
+        spawn(command(&program, cmd, cwd)).with_context(|| format!("cannot start {}", program.display()))?;
     let mut group = Group::of(&child);
 
     let stdin = child.stdin.take();
@@ -132,28 +128,18 @@ pub async fn run(
     stdout.flush(|text| line(Stream::Stdout, text));
     stderr.flush(|text| line(Stream::Stderr, text));
     if let End::Exited(status) = end {
-        finished.output.status = status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        finished.output.status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     }
     finished.truncated = stdout.truncated || stderr.truncated;
     finished.output.stdout = String::from_utf8_lossy(&stdout.all).into_owned();
     finished.output.stderr = String::from_utf8_lossy(&stderr.all).into_owned();
-    finished.tail = tail
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-        .into();
+    finished.tail = tail.into_inner().unwrap_or_else(PoisonError::into_inner).into();
     finished.end = end;
     Ok(finished)
 }
 
 /// Waits for the end, and brings it about when it takes too long.
-async fn wait(
-    child: &mut Child,
-    group: &Group,
-    timeout: Duration,
-    cancel: &watch::Receiver<bool>,
-) -> Result<End> {
+async fn wait(child: &mut Child, group: &Group, timeout: Duration, cancel: &watch::Receiver<bool>) -> Result<End> {
     let end = tokio::select! {
         status = child.wait() => return Ok(End::Exited(status?)),
         () = tokio::time::sleep(timeout) => End::TimedOut,
@@ -172,12 +158,7 @@ async fn wait(
 
 /// Ends when the run is cancelled; never, when nobody is left who could.
 pub async fn cancelled(cancel: &watch::Receiver<bool>) {
-    if cancel
-        .clone()
-        .wait_for(|&cancelled| cancelled)
-        .await
-        .is_err()
-    {
+    if cancel.clone().wait_for(|&cancelled| cancelled).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -206,11 +187,7 @@ fn command(program: &Path, cmd: &Cmd, cwd: Option<&Path>) -> Command {
         .env("HOME", home)
         .envs(cmd.env.iter().map(|(name, value)| (name, value)))
         .current_dir(cwd.unwrap_or(Path::new("/")))
-        .stdin(if cmd.stdin.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if cmd.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)

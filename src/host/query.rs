@@ -8,9 +8,7 @@ pub struct Query {
 
 impl Query {
     fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-        }
+        Self { argv: argv.into_iter().map(Into::into).collect() }
     }
 
     /// Program and arguments.
@@ -21,12 +19,7 @@ impl Query {
     /// Status and version of Debian packages, one `name<TAB>status<TAB>version` line each; unknown names go to standard error.
     pub fn dpkg_status(packages: &[String]) -> Self {
         let format = "--showformat=${binary:Package}\t${db:Status-Abbrev}\t${Version}\n";
-        Self::of(
-            ["dpkg-query", "--show", format]
-                .into_iter()
-                .map(str::to_owned)
-                .chain(packages.iter().cloned()),
-        )
+        Self::of(["dpkg-query", "--show", format].into_iter().map(str::to_owned).chain(packages.iter().cloned()))
     }
 
     /// Properties of a systemd unit as `Name=value` lines, times as `Wed 2026-11-25 16:52:31.625024 UTC`.
@@ -39,28 +32,13 @@ impl Query {
     /// Unit files of a type (`swap`): name, state and preset per line.
     pub fn systemd_unit_files(unit_type: &str) -> Self {
         let unit_type = format!("--type={unit_type}");
-        Self::of([
-            "systemctl",
-            "list-unit-files",
-            &unit_type,
-            "--no-legend",
-            "--plain",
-        ])
+        Self::of(["systemctl", "list-unit-files", &unit_type, "--no-legend", "--plain"])
     }
 
     /// The last lines that a unit wrote to the journal.
     pub fn journal(unit: &str, lines: usize) -> Self {
         let lines = lines.to_string();
-        Self::of([
-            "journalctl",
-            "--no-pager",
-            "--quiet",
-            "--output=short-iso",
-            "-n",
-            &lines,
-            "-u",
-            unit,
-        ])
+        Self::of(["journalctl", "--no-pager", "--quiet", "--output=short-iso", "-n", &lines, "-u", unit])
     }
 
     /// When content or metadata of paths last changed (ctime, which nobody can set back): `seconds.fraction path` per line.
@@ -90,15 +68,7 @@ impl Query {
 
     /// Images in k3s's containerd whose reference is `reference`, as a table with digest and labels.
     pub fn k3s_image(reference: &str) -> Self {
-        Self::of([
-            "/usr/local/bin/k3s",
-            "ctr",
-            "-n",
-            "k8s.io",
-            "images",
-            "ls",
-            &format!("name=={reference}"),
-        ])
+        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images", "ls", &format!("name=={reference}")])
     }
 
     /// Version of an installed program.

@@ -12,9 +12,7 @@ use tokio::sync::watch;
 use super::fetch::{BlobSource, Fetcher};
 use super::files;
 use super::program::{self, End, Finished};
-use super::{
-    ArtifactPin, Cmd, CommandFailed, Facts, Output, Owner, Query, ReadHost, Stat, WriteHost,
-};
+use super::{ArtifactPin, Cmd, CommandFailed, Facts, Output, Owner, Query, ReadHost, Stat, WriteHost};
 use crate::{cluster, hash};
 
 pub use super::program::Stream;
@@ -90,21 +88,14 @@ impl RealHost {
     /// The same host with another receiver of its events: one for each resource that runs.
     #[must_use]
     pub fn with_events(&self, events: Events) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            events,
-        }
+        Self { shared: Arc::clone(&self.shared), events }
     }
 
     fn real(&self, path: &Path) -> PathBuf {
         below(&self.shared.root, path)
     }
 
-    async fn start(
-        &self,
-        cmd: &Cmd,
-        on_line: &(dyn Fn(Stream, &str) + Send + Sync),
-    ) -> Result<Finished> {
+    async fn start(&self, cmd: &Cmd, on_line: &(dyn Fn(Stream, &str) + Send + Sync)) -> Result<Finished> {
         let cwd = cmd.cwd.as_deref().map(|cwd| self.real(cwd));
         program::run(cmd, cwd.as_deref(), &self.shared.cancel, on_line).await
     }
@@ -117,9 +108,7 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 /// The one place where the cluster module is asked for a client.
 async fn connect(host: &dyn ReadHost) -> Result<cluster::Reader, cluster::Unavailable> {
     let _ = host;
-    Err(cluster::Unavailable {
-        reason: "not built yet".into(),
-    })
+    Err(cluster::Unavailable { reason: "not built yet".into() })
 }
 
 #[async_trait]
@@ -157,26 +146,18 @@ impl ReadHost for RealHost {
         let finished = self.start(&cmd, &|_, _| ()).await?;
         let asked = query.argv().join(" ");
         match finished.end {
-            End::NotInstalled => Ok(Output {
-                stderr: format!("{}: command not found", query.argv()[0]),
-                ..finished.output
-            }),
+            End::NotInstalled => {
+                Ok(Output { stderr: format!("{}: command not found", query.argv()[0]), ..finished.output })
+            }
             End::Exited(_) if finished.truncated => bail!("`{asked}` printed more than 16 MiB"),
             End::Exited(_) => Ok(finished.output),
-            End::TimedOut => bail!(
-                "`{asked}` did not answer within {} s",
-                QUERY_TIMEOUT.as_secs()
-            ),
+            End::TimedOut => bail!("`{asked}` did not answer within {} s", QUERY_TIMEOUT.as_secs()),
             End::Cancelled => bail!("`{asked}` was cancelled"),
         }
     }
 
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable> {
-        let credentials = self
-            .read_file(Path::new(KUBECONFIG))
-            .ok()
-            .flatten()
-            .map(hash::sha256);
+        let credentials = self.read_file(Path::new(KUBECONFIG)).ok().flatten().map(hash::sha256);
         let mut cached = self.shared.cluster.lock().await;
         if let (Some((from, reader)), Some(now)) = (&*cached, &credentials)
             && from == now
@@ -199,13 +180,7 @@ impl WriteHost for RealHost {
         self
     }
 
-    fn write_stream(
-        &self,
-        path: &Path,
-        content: &mut dyn Read,
-        mode: u32,
-        owner: Owner,
-    ) -> Result<()> {
+    fn write_stream(&self, path: &Path, content: &mut dyn Read, mode: u32, owner: Owner) -> Result<()> {
         files::write(&self.real(path), content, mode, owner)
     }
 
@@ -240,10 +215,7 @@ impl WriteHost for RealHost {
     async fn run(&self, cmd: &Cmd) -> Result<Output> {
         let finished = self
             .start(cmd, &|stream, line| {
-                (self.events)(HostEvent::Output {
-                    stream,
-                    line: line.to_owned(),
-                });
+                (self.events)(HostEvent::Output { stream, line: line.to_owned() });
             })
             .await?;
         let reason = match finished.end {

@@ -47,12 +47,7 @@ impl Rooted {
             cancel: cancelled,
         })
         .unwrap();
-        Self {
-            dir,
-            host,
-            events,
-            cancel,
-        }
+        Self { dir, host, events, cancel }
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -89,10 +84,7 @@ impl Rooted {
 
 /// Who runs the tests: files may always be given to oneself.
 pub(crate) fn me() -> Owner {
-    Owner {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-    }
+    Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -133,11 +125,7 @@ fn a_file_is_replaced_with_exactly_this_mode_and_nothing_else_remains() {
     assert_eq!(rooted.host.read_file(path).unwrap().unwrap(), b"new");
     let stat = rooted.host.stat(path).unwrap().unwrap();
     assert_eq!((stat.mode, stat.file_type), (0o600, FileType::File));
-    assert_ne!(
-        fs::metadata(&before).unwrap().ino(),
-        inode,
-        "written in place"
-    );
+    assert_ne!(fs::metadata(&before).unwrap().ino(), inode, "written in place");
     assert_eq!(names(rooted.dir.path()), ["secret"]);
 }
 
@@ -148,19 +136,10 @@ fn writing_replaces_a_link_not_what_it_points_to() {
     symlink("target", rooted.path("/link")).unwrap();
     let path = Path::new("/link");
     rooted.host.write_file(path, b"own", 0o644, me()).unwrap();
-    assert_eq!(
-        fs::read_to_string(rooted.path("/target")).unwrap(),
-        "target"
-    );
-    assert_eq!(
-        rooted.host.stat(path).unwrap().unwrap().file_type,
-        FileType::File
-    );
+    assert_eq!(fs::read_to_string(rooted.path("/target")).unwrap(), "target");
+    assert_eq!(rooted.host.stat(path).unwrap().unwrap().file_type, FileType::File);
     rooted.host.symlink(path, Path::new("target")).unwrap();
-    assert_eq!(
-        rooted.host.read_link(path).unwrap().unwrap(),
-        Path::new("target")
-    );
+    assert_eq!(rooted.host.read_link(path).unwrap().unwrap(), Path::new("target"));
     assert_eq!(names(rooted.dir.path()), ["link", "target"]);
 }
 
@@ -170,10 +149,7 @@ fn what_a_killed_run_left_is_replaced_by_the_next() {
     let digest = hash::sha256("x");
     let left = rooted.path(&format!("/.provision-{}.tmp", &digest[..16]));
     fs::write(&left, "half").unwrap();
-    rooted
-        .host
-        .write_file(Path::new("/x"), b"whole", 0o644, me())
-        .unwrap();
+    rooted.host.write_file(Path::new("/x"), b"whole", 0o644, me()).unwrap();
     assert_eq!(names(rooted.dir.path()), ["x"]);
 }
 
@@ -181,10 +157,7 @@ fn what_a_killed_run_left_is_replaced_by_the_next() {
 fn errors_of_files_say_what_to_do() {
     let rooted = Rooted::new();
     let write = |path: &str| {
-        let error = rooted
-            .host
-            .write_file(Path::new(path), b"", 0o644, me())
-            .unwrap_err();
+        let error = rooted.host.write_file(Path::new(path), b"", 0o644, me()).unwrap_err();
         format!("{error:#}").replace(&rooted.dir.path().display().to_string(), "")
     };
     assert_eq!(
@@ -210,13 +183,9 @@ pub(crate) struct Small(TempDir);
 impl Small {
     pub fn mount(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(dir.path())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self(dir))
+        let mounted =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
     }
 
     pub fn path(&self) -> &Path {
@@ -226,9 +195,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let unmounted = std::process::Command::new("umount")
-            .arg(self.0.path())
-            .status();
+        let unmounted = std::process::Command::new("umount").arg(self.0.path()).status();
         assert!(unmounted.unwrap().success());
     }
 }
@@ -242,10 +209,7 @@ fn a_full_and_a_read_only_disk_are_told_and_nothing_remains() {
     let error = files::write(&path, &mut &vec![1; 100_000][..], 0o644, me()).unwrap_err();
     let text = format!("{error:#}");
     assert!(text.contains("the disk is full ("), "{text}");
-    assert!(
-        text.contains("free some space and run the same command again"),
-        "{text}"
-    );
+    assert!(text.contains("free some space and run the same command again"), "{text}");
     assert!(names(small.path()).is_empty());
     let Some(small) = Small::mount("size=64k,ro") else {
         return;
@@ -257,18 +221,10 @@ fn a_full_and_a_read_only_disk_are_told_and_nothing_remains() {
 #[tokio::test]
 async fn a_program_gets_a_clean_environment_and_its_lines_are_streamed() {
     let rooted = Rooted::new();
-    let cmd = shell("env; echo error >&2; cat")
-        .env("OWN", "value")
-        .stdin("from stdin");
+    let cmd = shell("env; echo error >&2; cat").env("OWN", "value").stdin("from stdin");
     let output = rooted.host.run(&cmd).await.unwrap();
-    let mut env: Vec<_> = output
-        .stdout
-        .lines()
-        .filter(|line| line.contains('='))
-        .collect();
-    env.retain(|line| {
-        !line.starts_with("HOME=") && !line.starts_with("_=") && !line.starts_with("PWD=")
-    });
+    let mut env: Vec<_> = output.stdout.lines().filter(|line| line.contains('=')).collect();
+    env.retain(|line| !line.starts_with("HOME=") && !line.starts_with("_=") && !line.starts_with("PWD="));
     env.sort_unstable();
     assert_eq!(env[0], "LANG=C.UTF-8");
     assert_eq!(env[1], "LC_ALL=C.UTF-8");
@@ -278,10 +234,7 @@ async fn a_program_gets_a_clean_environment_and_its_lines_are_streamed() {
     let events = rooted.events.lock().unwrap();
     for (stream, line) in [(Stream::Stderr, "error"), (Stream::Stdout, "from stdin")] {
         let line = line.to_owned();
-        assert!(
-            events.contains(&HostEvent::Output { stream, line }),
-            "{events:?}"
-        );
+        assert!(events.contains(&HostEvent::Output { stream, line }), "{events:?}");
     }
 }
 
@@ -292,15 +245,9 @@ async fn a_failure_keeps_the_last_lines() {
     assert_eq!(failed.status, Some(3));
     assert_eq!(failed.tail.len(), 20);
     assert_eq!(failed.tail[19], "30");
-    assert_eq!(
-        failed.to_string(),
-        "`sh -c seq 30; exit 3` ended with status 3"
-    );
+    assert_eq!(failed.to_string(), "`sh -c seq 30; exit 3` ended with status 3");
     let failed = failure(&rooted.host, &shell("kill -9 $$")).await;
-    assert_eq!(
-        (failed.reason.as_str(), failed.status),
-        ("was ended by signal 9", Some(137))
-    );
+    assert_eq!((failed.reason.as_str(), failed.status), ("was ended by signal 9", Some(137)));
     let failed = failure(&rooted.host, &Cmd::new(["no-such-program"])).await;
     assert_eq!(failed.to_string(), "`no-such-program` is not installed");
 }
@@ -312,25 +259,11 @@ async fn a_query_answers_also_when_it_fails_or_is_missing() {
         let argv: Vec<String> = argv.iter().map(|&arg| arg.to_owned()).collect();
         Query::by_author(&argv)
     };
-    let missing = rooted
-        .host
-        .query(&query(&["no-such-program"]))
-        .await
-        .unwrap();
-    assert_eq!(
-        (missing.status, missing.stderr.as_str()),
-        (127, "no-such-program: command not found")
-    );
-    let failed = rooted
-        .host
-        .query(&query(&["sh", "-c", "echo no; exit 4"]))
-        .await
-        .unwrap();
+    let missing = rooted.host.query(&query(&["no-such-program"])).await.unwrap();
+    assert_eq!((missing.status, missing.stderr.as_str()), (127, "no-such-program: command not found"));
+    let failed = rooted.host.query(&query(&["sh", "-c", "echo no; exit 4"])).await.unwrap();
     assert_eq!((failed.status, failed.stdout.as_str()), (4, "no\n"));
-    assert!(
-        rooted.events.lock().unwrap().is_empty(),
-        "a query is not shown"
-    );
+    assert!(rooted.events.lock().unwrap().is_empty(), "a query is not shown");
 }
 
 #[tokio::test]
@@ -338,11 +271,7 @@ async fn too_slow_ends_the_whole_group() {
     let rooted = Rooted::new();
     let pid = rooted.path("/pid");
     let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
-    let failed = failure(
-        &rooted.host,
-        &shell(&script).timeout(Duration::from_secs(1)),
-    )
-    .await;
+    let failed = failure(&rooted.host, &shell(&script).timeout(Duration::from_secs(1))).await;
     assert_eq!(failed.reason, "did not finish within 1 s");
     let pid = fs::read_to_string(pid).unwrap();
     until("its child still runs", || !alive(&pid)).await;
@@ -352,14 +281,10 @@ async fn too_slow_ends_the_whole_group() {
 async fn who_ignores_a_term_is_killed_after_five_seconds() {
     let rooted = Rooted::new();
     let start = Instant::now();
-    let cmd =
-        shell("trap '' TERM; while :; do sleep 0.1; done").timeout(Duration::from_millis(500));
+    let cmd = shell("trap '' TERM; while :; do sleep 0.1; done").timeout(Duration::from_millis(500));
     failure(&rooted.host, &cmd).await;
     let took = start.elapsed();
-    assert!(
-        took > Duration::from_secs(5) && took < Duration::from_secs(9),
-        "{took:?}"
-    );
+    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(9), "{took:?}");
 }
 
 #[tokio::test]
@@ -370,10 +295,7 @@ async fn a_dropped_future_and_a_cancelled_run_leave_nothing_running() {
         let script = format!("sleep 1000 & echo $! $$ > {}; wait", pid.display());
         let host = rooted.host.clone();
         let task = tokio::spawn(async move { host.run(&shell(&script)).await });
-        until("it does not start", || {
-            fs::read_to_string(&pid).is_ok_and(|it| it.contains('\n'))
-        })
-        .await;
+        until("it does not start", || fs::read_to_string(&pid).is_ok_and(|it| it.contains('\n'))).await;
         let pids = fs::read_to_string(&pid).unwrap();
         fs::remove_file(&pid).unwrap();
         assert!(pids.split_whitespace().all(alive));
@@ -384,10 +306,7 @@ async fn a_dropped_future_and_a_cancelled_run_leave_nothing_running() {
         } else {
             task.abort();
         }
-        until("something still runs", || {
-            !pids.split_whitespace().any(alive)
-        })
-        .await;
+        until("something still runs", || !pids.split_whitespace().any(alive)).await;
     }
 }
 
@@ -397,10 +316,7 @@ async fn a_daemon_that_keeps_the_output_open_does_not_hold_us() {
     let start = Instant::now();
     let output = rooted.host.run(&shell("sleep 20 & echo $!")).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5));
-    assert!(
-        alive(&output.stdout),
-        "a daemon that a program leaves behind is its own affair"
-    );
+    assert!(alive(&output.stdout), "a daemon that a program leaves behind is its own affair");
     let pid: i32 = output.stdout.trim().parse().unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -444,9 +360,7 @@ fn children_die_with_us() {
         .spawn()
         .unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(until("it does not start", || {
-        fs::read_to_string(&file).is_ok_and(|it| it.ends_with('\n'))
-    }));
+    runtime.block_on(until("it does not start", || fs::read_to_string(&file).is_ok_and(|it| it.ends_with('\n'))));
     let pid = fs::read_to_string(&file).unwrap();
     assert!(alive(&pid));
     child.kill().unwrap();
@@ -457,13 +371,7 @@ fn children_die_with_us() {
 #[test]
 fn modes_are_not_masked() {
     let rooted = Rooted::new();
-    rooted
-        .host
-        .create_dir(Path::new("/shared"), 0o1777)
-        .unwrap();
-    let mode = fs::metadata(rooted.path("/shared"))
-        .unwrap()
-        .permissions()
-        .mode();
+    rooted.host.create_dir(Path::new("/shared"), 0o1777).unwrap();
+    let mode = fs::metadata(rooted.path("/shared")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o1777);
 }

@@ -63,8 +63,7 @@ const fn ten_minutes() -> u64 {
 short_form!(Apt);
 
 impl ShortForm for Apt {
-    const EXPECTING: &'static str =
-        "a package, a list of packages, or a mapping with the keys `packages` and `absent`";
+    const EXPECTING: &'static str = "a package, a list of packages, or a mapping with the keys `packages` and `absent`";
 
     fn full<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::deserialize(deserializer)
@@ -75,12 +74,7 @@ impl ShortForm for Apt {
     }
 
     fn from_list(packages: Vec<String>) -> Result<Self, String> {
-        Ok(Self {
-            packages,
-            absent: Vec::new(),
-            update_cache_older_than: a_day(),
-            lock_timeout: ten_minutes(),
-        })
+        Ok(Self { packages, absent: Vec::new(), update_cache_older_than: a_day(), lock_timeout: ten_minutes() })
     }
 }
 
@@ -138,14 +132,9 @@ impl Resource for Apt {
         let names = self.packages.iter().chain(&self.absent);
         let names: Vec<_> = names.map(|spec| split(spec).0.to_owned()).collect();
         let answer = host.query(&Query::dpkg_status(&names)).await?;
-        let interrupted = host
-            .list_dir(Path::new(UPDATES))?
-            .iter()
-            .any(|name| name.bytes().all(|b| b.is_ascii_digit()));
-        Ok(Observed::Known(State {
-            packages: parse(&answer)?,
-            interrupted,
-        }))
+        let interrupted =
+            host.list_dir(Path::new(UPDATES))?.iter().any(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        Ok(Observed::Known(State { packages: parse(&answer)?, interrupted }))
     }
 
     fn diff(&self, state: &State) -> Diff {
@@ -185,11 +174,7 @@ impl Resource for Apt {
             let of = |end: &str| diff.changes.iter().all(|c| c.detail.ends_with(end));
             if of("-> absent") {
                 *action = Action::Delete;
-            } else if diff
-                .changes
-                .iter()
-                .all(|c| c.detail.starts_with("absent ->"))
-            {
+            } else if diff.changes.iter().all(|c| c.detail.starts_with("absent ->")) {
                 *action = Action::Create;
             }
         }
@@ -201,13 +186,7 @@ impl Resource for Apt {
         locks::wait(host, patience).await?;
         let halfway = |change: &crate::diff::Change| change.detail.starts_with("half");
         if diff.has(INTERRUPTED) || diff.changes.iter().any(halfway) {
-            let configure = [
-                "dpkg",
-                "--configure",
-                "-a",
-                "--force-confdef",
-                "--force-confold",
-            ];
+            let configure = ["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"];
             host.run(&quiet(Cmd::new(configure)).timeout(PATIENCE))
                 .await
                 .context("cannot finish what dpkg was doing when it was cut")?;
@@ -223,9 +202,7 @@ impl Resource for Apt {
         if wanted.is_empty() {
             return Ok(());
         }
-        self.install(host, &wanted)
-            .await
-            .map_err(|error| explain(error, host.facts()))?;
+        self.install(host, &wanted).await.map_err(|error| explain(error, host.facts()))?;
         self.check_real(host, &wanted).await
     }
 }
@@ -302,9 +279,7 @@ impl Apt {
             Some(name) => Err(Diagnostic::new(format!(
                 "APT installed what provides {name}, but there is no real package of this name"
             ))
-            .hint(format!(
-                "`apt-cache showpkg {name}` lists what provides it: name one of these"
-            ))
+            .hint(format!("`apt-cache showpkg {name}` lists what provides it: name one of these"))
             .into()),
             None => Ok(()),
         }
@@ -350,9 +325,7 @@ fn split(spec: &str) -> (&str, Option<&str>) {
 /// Debian policy 5.6.7.
 fn is_name(name: &str) -> bool {
     let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.');
-    name.len() >= 2
-        && name.bytes().all(fits)
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    name.len() >= 2 && name.bytes().all(fits) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 fn is_version(version: &str) -> bool {
@@ -370,9 +343,7 @@ fn parse(answer: &Output) -> Result<Vec<Package>> {
         .lines()
         .map(|line| {
             let mut fields = line.split('\t');
-            let (Some(name), Some(status), Some(version)) =
-                (fields.next(), fields.next(), fields.next())
-            else {
+            let (Some(name), Some(status), Some(version)) = (fields.next(), fields.next(), fields.next()) else {
                 bail!("dpkg-query printed a strange line: {line:?}");
             };
             let mut letters = status.chars().skip(1);
@@ -401,9 +372,7 @@ fn lists_are_to_blame(error: &Error) -> bool {
         "Hash Sum mismatch",
     ];
     let lines = tail(error);
-    SIGNS
-        .iter()
-        .any(|sign| lines.iter().any(|line| line.contains(sign)))
+    SIGNS.iter().any(|sign| lines.iter().any(|line| line.contains(sign)))
 }
 
 /// What APT's failure means and what to do about it, above what it printed.
@@ -414,22 +383,19 @@ fn explain(error: Error, facts: &Facts) -> Error {
         Some(rest.trim().trim_matches(['\'', '"']).to_owned())
     };
     let has = |signs: &[&str]| {
-        let line = lines
-            .iter()
-            .find(|line| signs.iter().any(|sign| line.contains(sign)))?;
+        let line = lines.iter().find(|line| signs.iter().any(|sign| line.contains(sign)))?;
         Some(line.trim_start_matches("E: ").to_owned())
     };
     let system = format!("{} {}", facts.os, facts.os_version);
     let problem = if let Some(name) = after("Unable to locate package ") {
-        Diagnostic::new(format!(
-            "unknown package {name:?}: no repository of this host ({system}) has it"
-        ))
-        .hint("check its spelling; package names differ between distributions and their releases")
+        Diagnostic::new(format!("unknown package {name:?}: no repository of this host ({system}) has it"))
+            .hint("check its spelling; package names differ between distributions and their releases")
     } else if let Some(line) = has(&["has no installation candidate"]) {
         Diagnostic::new(format!("{line} on {system}"))
             .hint("another package replaced it, or its repository is not enabled on this host")
     } else if let Some(line) = has(&["was not found"]) {
-        Diagnostic::new(line).hint("`apt-cache madison NAME` on the host lists the versions that it can have; pin one of these")
+        Diagnostic::new(line)
+            .hint("`apt-cache madison NAME` on the host lists the versions that it can have; pin one of these")
     } else if let Some(line) = has(&["No space left on device", "don't have enough free space"]) {
         Diagnostic::new(format!("the disk is full: {line}"))
             .hint("`apt-get clean` and `journalctl --vacuum-size=100M` on the host free some")

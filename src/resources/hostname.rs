@@ -17,7 +17,8 @@ const HOSTS: &str = "/etc/hosts";
 const LIVE: &str = "/proc/sys/kernel/hostname";
 const CLOUD_DIR: &str = "/etc/cloud/cloud.cfg.d";
 const CLOUD: &str = "/etc/cloud/cloud.cfg.d/90-provision-hostname.cfg";
-const CLOUD_TEXT: &str = "# Written by provision: the host name is set there.\npreserve_hostname: true\nmanage_etc_hosts: false\n";
+const CLOUD_TEXT: &str =
+    "# Written by provision: the host name is set there.\npreserve_hostname: true\nmanage_etc_hosts: false\n";
 
 /// The name of the host: now, after the next boot, and resolvable from the host itself.
 ///
@@ -117,9 +118,7 @@ impl Resource for Hostname {
         }
         if diff.has("live") {
             // Not hostnamectl: it needs D-Bus, and would write /etc/hostname in its own way.
-            host.run(&Cmd::new(["hostname", "--", &self.name]))
-                .await
-                .context("cannot change the live host name")?;
+            host.run(&Cmd::new(["hostname", "--", &self.name])).await.context("cannot change the live host name")?;
         }
         Ok(())
     }
@@ -131,20 +130,13 @@ fn check(name: &str) -> Result<()> {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     };
     if name.len() > 64 {
-        bail!(
-            "host name {name:?} has {} characters, Linux allows 64",
-            name.len()
-        );
+        bail!("host name {name:?} has {} characters, Linux allows 64", name.len());
     }
     if !name.split('.').all(fits) {
-        bail!(
-            "{name:?} is no host name: use lower-case letters, digits and inner hyphens (RFC 1123), as in `ml-1`"
-        );
+        bail!("{name:?} is no host name: use lower-case letters, digits and inner hyphens (RFC 1123), as in `ml-1`");
     }
     Ok(())
 }
@@ -160,17 +152,10 @@ fn hosts_with(hosts: &str, name: &str) -> String {
         return hosts.to_owned();
     }
     let short = name.split('.').next().unwrap_or(name);
-    let line = if short == name {
-        format!("127.0.1.1\t{name}")
-    } else {
-        format!("127.0.1.1\t{name} {short}")
-    };
+    let line = if short == name { format!("127.0.1.1\t{name}") } else { format!("127.0.1.1\t{name} {short}") };
     let mut lines: Vec<String> = hosts.lines().map(str::to_owned).collect();
-    let line_of = |address: &str| {
-        lines
-            .iter()
-            .position(|line| names(line).first().is_some_and(|first| first == address))
-    };
+    let line_of =
+        |address: &str| lines.iter().position(|line| names(line).first().is_some_and(|first| first == address));
     let (own, loopback) = (line_of("127.0.1.1"), line_of("127.0.0.1"));
     match own {
         Some(at) => lines[at] = line,
@@ -208,10 +193,7 @@ mod tests {
 
     #[test]
     fn the_hosts_file_gets_one_line() {
-        assert_eq!(
-            hosts_with(UBUNTU, "ml-1"),
-            UBUNTU.replace("127.0.1.1 ubuntu", "127.0.1.1\tml-1")
-        );
+        assert_eq!(hosts_with(UBUNTU, "ml-1"), UBUNTU.replace("127.0.1.1 ubuntu", "127.0.1.1\tml-1"));
         assert_eq!(
             hosts_with("127.0.0.1\tlocalhost\n::1 x\n", "ml-1.example.org"),
             "127.0.0.1\tlocalhost\n127.0.1.1\tml-1.example.org ml-1\n::1 x\n"
@@ -253,19 +235,9 @@ mod tests {
         let again: Hostname = serde_json::from_value(full).unwrap();
         assert_eq!(again.name, "ml-1");
         let error = serde_json::from_value::<Hostname>(serde_json::json!({ "nmae": "x" }));
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("unknown field `nmae`")
-        );
+        assert!(error.unwrap_err().to_string().contains("unknown field `nmae`"));
         let error = serde_json::from_value::<Hostname>(serde_json::json!(["x"]));
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("expected a host name")
-        );
+        assert!(error.unwrap_err().to_string().contains("expected a host name"));
         let schema = schemars::schema_for!(Hostname).to_value();
         assert_eq!(schema["anyOf"][0]["type"], "string");
         assert_eq!(schema["anyOf"][1]["additionalProperties"], false);

@@ -80,9 +80,7 @@ impl Resource for KernelModule {
     }
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<Vec<State>>> {
-        let read = |path: &str| -> Result<String> {
-            Ok(host.read_text(Path::new(path))?.unwrap_or_default())
-        };
+        let read = |path: &str| -> Result<String> { Ok(host.read_text(Path::new(path))?.unwrap_or_default()) };
         let loaded = read("/proc/modules")?;
         let built_in = read(&built_in(host.facts()))?;
         let state = |name: &String| -> Result<State> {
@@ -91,9 +89,7 @@ impl Resource for KernelModule {
             Ok(State {
                 name: name.clone(),
                 loaded: is_built_in
-                    || loaded
-                        .split('\n')
-                        .any(|line| line.split(' ').next() == Some(&kernel_name(name)))
+                    || loaded.split('\n').any(|line| line.split(' ').next() == Some(&kernel_name(name)))
                     || host.stat(&in_sys)?.is_some()
                     || works(host, name)?,
                 // systemd-modules-load would fail at every start of a container.
@@ -102,9 +98,7 @@ impl Resource for KernelModule {
                     || host.read_text(&boot_file(name))? == Some(boot_text(name)),
             })
         };
-        Ok(Observed::Known(
-            self.name.iter().map(state).collect::<Result<_>>()?,
-        ))
+        Ok(Observed::Known(self.name.iter().map(state).collect::<Result<_>>()?))
     }
 
     fn diff(&self, state: &Vec<State>) -> Diff {
@@ -142,12 +136,8 @@ impl Resource for KernelModule {
 }
 
 fn outside(name: &str) -> Diagnostic {
-    Diagnostic::new(format!(
-        "the kernel module {name} is not loaded, and a container cannot load it"
-    ))
-    .hint(format!(
-        "run `modprobe {name}` on the machine that this container runs on"
-    ))
+    Diagnostic::new(format!("the kernel module {name} is not loaded, and a container cannot load it"))
+        .hint(format!("run `modprobe {name}` on the machine that this container runs on"))
 }
 
 fn no_module(name: &str, kernel: &str) -> Diagnostic {
@@ -177,9 +167,7 @@ fn kernel_name(name: &str) -> String {
 
 /// Whether a line of modules.builtin (`kernel/net/bridge/br_netfilter.ko`) is this module.
 fn is_module(line: &str, name: &str) -> bool {
-    Path::new(line)
-        .file_stem()
-        .is_some_and(|stem| kernel_name(&stem.to_string_lossy()) == kernel_name(name))
+    Path::new(line).file_stem().is_some_and(|stem| kernel_name(&stem.to_string_lossy()) == kernel_name(name))
 }
 
 fn built_in(facts: &Facts) -> String {
@@ -187,11 +175,7 @@ fn built_in(facts: &Facts) -> String {
 }
 
 fn boot_file(name: &str) -> PathBuf {
-    format!(
-        "/etc/modules-load.d/90-provision-{}.conf",
-        kernel_name(name)
-    )
-    .into()
+    format!("/etc/modules-load.d/90-provision-{}.conf", kernel_name(name)).into()
 }
 
 fn boot_text(name: &str) -> String {
@@ -206,7 +190,8 @@ mod tests {
     use crate::resources::{AnyResource, Planned};
 
     // Lines of a real /proc/modules.
-    const MODULES: &str = "overlay 151552 0 - Live 0x0000000000000000\nbridge 307200 1 br_netfilter, Live 0x0000000000000000\n";
+    const MODULES: &str =
+        "overlay 151552 0 - Live 0x0000000000000000\nbridge 307200 1 br_netfilter, Live 0x0000000000000000\n";
 
     fn spec() -> KernelModule {
         serde_json::from_value(serde_json::json!(["br_netfilter", "overlay"])).unwrap()
@@ -214,12 +199,13 @@ mod tests {
 
     #[tokio::test]
     async fn plan_apply_plan() {
-        let host = FakeHost::new()
-            .file("/proc/modules", MODULES, 0o444)
-            .on_run(&["modprobe", "--", "br_netfilter"], |files, _| {
+        let host = FakeHost::new().file("/proc/modules", MODULES, 0o444).on_run(
+            &["modprobe", "--", "br_netfilter"],
+            |files, _| {
                 files.put_dir("/sys/module/br_netfilter", 0o755);
                 ok("")
-            });
+            },
+        );
         let Planned::Change(diff) = spec().plan(&host).await.unwrap() else {
             panic!("nothing planned");
         };

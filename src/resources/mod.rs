@@ -4,13 +4,27 @@
 //! The engine observes again after apply, and the second diff must be empty.
 
 pub mod apt;
+pub mod archive;
+pub mod artifact;
+pub mod command;
+pub mod directory;
+pub mod download;
+pub mod file;
 pub mod hostname;
 pub mod kernel_module;
+pub mod link;
+pub mod mode;
+pub mod path;
+mod placement;
+#[cfg(test)]
+mod promise_tests;
 pub mod registry;
 mod short_form;
 pub mod swap;
 pub mod sysctl;
 pub mod systemd_unit;
+#[cfg(test)]
+pub mod testing;
 pub mod timezone;
 pub mod ufw;
 pub mod user;
@@ -166,11 +180,7 @@ impl<R: Resource> AnyResource for R {
             Observed::Pending(reason) => Planned::Pending(reason),
             Observed::Known(state) => {
                 let diff = self.diff(&state);
-                if diff.is_empty() {
-                    Planned::InSync
-                } else {
-                    Planned::Change(diff)
-                }
+                if diff.is_empty() { Planned::InSync } else { Planned::Change(diff) }
             }
         })
     }

@@ -3,43 +3,30 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use super::apt::Apt;
-use super::hostname::Hostname;
-use super::kernel_module::KernelModule;
-use super::swap::Swap;
-use super::sysctl::Sysctl;
-use super::systemd_unit::SystemdUnit;
-use super::timezone::Timezone;
-use super::ufw::Ufw;
-use super::user::User;
 use super::{AnyResource, Resource};
+
+/// A spec that was read, or what does not fit and where in it.
+type Parsed = Result<Box<dyn AnyResource>, serde_path_to_error::Error<serde_json::Error>>;
 
 /// One kind.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// The key in stage files.
     pub name: &'static str,
-    parse: fn(Value) -> Result<Box<dyn AnyResource>, serde_path_to_error::Error<serde_json::Error>>,
+    parse: fn(Value) -> Parsed,
     schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
 }
 
 impl Kind {
     const fn of<R: Resource + schemars::JsonSchema>() -> Self {
-        Self {
-            name: R::KIND,
-            parse: parse::<R>,
-            schema: schema::<R>,
-        }
+        Self { name: R::KIND, parse: parse::<R>, schema: schema::<R> }
     }
 
     /// Reads a spec.
     ///
     /// # Errors
     /// What does not fit, with the path inside the spec.
-    pub fn parse(
-        &self,
-        spec: Value,
-    ) -> Result<Box<dyn AnyResource>, serde_path_to_error::Error<serde_json::Error>> {
+    pub fn parse(&self, spec: Value) -> Parsed {
         (self.parse)(spec)
     }
 
@@ -49,9 +36,7 @@ impl Kind {
     }
 }
 
-fn parse<R: Resource>(
-    spec: Value,
-) -> Result<Box<dyn AnyResource>, serde_path_to_error::Error<serde_json::Error>> {
+fn parse<R: Resource>(spec: Value) -> Parsed {
     Ok(Box::new(serde_path_to_error::deserialize::<_, R>(spec)?))
 }
 
@@ -61,15 +46,21 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 
 /// All kinds, in the order of the reference.
 pub const KINDS: &[Kind] = &[
-    Kind::of::<Apt>(),
-    Kind::of::<Hostname>(),
-    Kind::of::<Timezone>(),
-    Kind::of::<Swap>(),
-    Kind::of::<KernelModule>(),
-    Kind::of::<Sysctl>(),
-    Kind::of::<Ufw>(),
-    Kind::of::<SystemdUnit>(),
-    Kind::of::<User>(),
+    Kind::of::<super::apt::Apt>(),
+    Kind::of::<super::directory::Directory>(),
+    Kind::of::<super::file::File>(),
+    Kind::of::<super::link::Link>(),
+    Kind::of::<super::download::Download>(),
+    Kind::of::<super::archive::Archive>(),
+    Kind::of::<super::hostname::Hostname>(),
+    Kind::of::<super::timezone::Timezone>(),
+    Kind::of::<super::swap::Swap>(),
+    Kind::of::<super::kernel_module::KernelModule>(),
+    Kind::of::<super::sysctl::Sysctl>(),
+    Kind::of::<super::ufw::Ufw>(),
+    Kind::of::<super::systemd_unit::SystemdUnit>(),
+    Kind::of::<super::user::User>(),
+    Kind::of::<super::command::Command>(),
 ];
 
 /// The kind of this name.

@@ -54,9 +54,7 @@ fn unexpected<T: ShortForm>(found: &str) -> String {
 ///
 /// # Errors
 /// What does not fit.
-pub fn deserialize<'de, T: ShortForm, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
+pub fn deserialize<'de, T: ShortForm, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(Either(PhantomData))
 }
 
@@ -119,9 +117,7 @@ pub fn or_text_or_list(schema: &mut schemars::Schema) {
 
 fn or(schema: &mut schemars::Schema, types: &[&str]) {
     let mut full = schema.as_value().clone();
-    let description = full
-        .as_object_mut()
-        .and_then(|object| object.shift_remove("description"));
+    let description = full.as_object_mut().and_then(|object| object.shift_remove("description"));
     let forms = types
         .iter()
         .map(|&form| match form {
@@ -139,18 +135,13 @@ fn or(schema: &mut schemars::Schema, types: &[&str]) {
 macro_rules! short_form {
     ($kind:ty) => {
         impl<'de> serde::Deserialize<'de> for $kind {
-            fn deserialize<D: serde::Deserializer<'de>>(
-                deserializer: D,
-            ) -> std::result::Result<Self, D::Error> {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
                 $crate::resources::short_form::deserialize(deserializer)
             }
         }
 
         impl serde::Serialize for $kind {
-            fn serialize<S: serde::Serializer>(
-                &self,
-                serializer: S,
-            ) -> std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
                 Self::serialize(self, serializer)
             }
         }

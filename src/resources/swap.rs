@@ -91,11 +91,7 @@ impl Resource for Swap {
         let read = |path: &str| host.read_text(Path::new(path));
         let fstab = read(FSTAB)?.unwrap_or_default();
         if host.facts().container {
-            return Ok(Observed::Known(State {
-                active: Vec::new(),
-                fstab,
-                units: Vec::new(),
-            }));
+            return Ok(Observed::Known(State { active: Vec::new(), fstab, units: Vec::new() }));
         }
         let active = active(&read(SWAPS)?.unwrap_or_default());
         let listed = host.query(&Query::systemd_unit_files("swap")).await?;
@@ -103,21 +99,14 @@ impl Resource for Swap {
             bail!("cannot list swap units: {}", listed.stderr.trim());
         }
         let units = units(&listed.stdout, &fstab);
-        Ok(Observed::Known(State {
-            active,
-            fstab,
-            units,
-        }))
+        Ok(Observed::Known(State { active, fstab, units }))
     }
 
     fn diff(&self, state: &State) -> Diff {
         let mut diff = Diff::none();
         for swap in &state.active {
             let (size, used) = (swap.size_kib / 1024, swap.used_kib / 1024);
-            diff.push(
-                &swap.path,
-                format!("on, {size} MiB ({used} MiB used) -> off"),
-            );
+            diff.push(&swap.path, format!("on, {size} MiB ({used} MiB used) -> off"));
         }
         diff.compare_text(FSTAB, &state.fstab, &without_swap(&state.fstab));
         for unit in &state.units {
@@ -139,15 +128,12 @@ impl Resource for Swap {
                 FSTAB => {}
                 device if device.starts_with('/') => {
                     host.progress(&format!("moving {device} back to memory"));
-                    host.run(&Cmd::new(["swapoff", "--", device]))
-                        .await
-                        .with_context(|| {
-                            format!("cannot turn off {device}: is there enough free memory for what is in it?")
-                        })?;
+                    host.run(&Cmd::new(["swapoff", "--", device])).await.with_context(|| {
+                        format!("cannot turn off {device}: is there enough free memory for what is in it?")
+                    })?;
                 }
                 unit => {
-                    host.run(&Cmd::new(["systemctl", "mask", "--", unit]))
-                        .await?;
+                    host.run(&Cmd::new(["systemctl", "mask", "--", unit])).await?;
                 }
             }
         }
@@ -164,11 +150,7 @@ fn active(swaps: &str) -> Vec<Active> {
         let mut words = line.split_whitespace();
         let path = words.next()?.replace("\\040", " ");
         let mut numbers = words.skip(1).map(|word| word.parse().unwrap_or(0));
-        Some(Active {
-            path,
-            size_kib: numbers.next()?,
-            used_kib: numbers.next()?,
-        })
+        Some(Active { path, size_kib: numbers.next()?, used_kib: numbers.next()? })
     };
     swaps.lines().skip(1).filter_map(entry).collect()
 }
@@ -200,9 +182,8 @@ fn units(listed: &str, fstab: &str) -> Vec<String> {
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             let (unit, state) = (words.next()?, words.next()?);
-            (!matches!(state, "masked" | "masked-runtime")
-                && !from_fstab.iter().any(|name| name == unit))
-            .then(|| unit.to_owned())
+            (!matches!(state, "masked" | "masked-runtime") && !from_fstab.iter().any(|name| name == unit))
+                .then(|| unit.to_owned())
         })
         .collect()
 }
@@ -239,29 +220,22 @@ mod tests {
 
     // Ubuntu 22.04 server with its swap file.
     const SWAPS_TEXT: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/swap.img                               file\t\t2097148\t\t10240\t\t-2\n";
-    const FSTAB_TEXT: &str = "UUID=0a3407de / ext4 defaults 0 1\n/swap.img\tnone\tswap\tsw\t0\t0\n# /old none swap sw 0 0\n";
+    const FSTAB_TEXT: &str =
+        "UUID=0a3407de / ext4 defaults 0 1\n/swap.img\tnone\tswap\tsw\t0\t0\n# /old none swap sw 0 0\n";
 
     #[tokio::test]
     async fn plan_apply_plan() {
         let host = FakeHost::new()
             .file(SWAPS, SWAPS_TEXT, 0o444)
             .file(FSTAB, FSTAB_TEXT, 0o664)
-            .file(
-                "/lib/units",
-                "dev-zram0.swap generated -\nswap.img.swap generated -\n",
-                0o644,
-            )
-            .on_query(&["systemctl", "list-unit-files"], |files, _| {
-                ok(&files.text("/lib/units"))
-            })
+            .file("/lib/units", "dev-zram0.swap generated -\nswap.img.swap generated -\n", 0o644)
+            .on_query(&["systemctl", "list-unit-files"], |files, _| ok(&files.text("/lib/units")))
             .on_run(&["swapoff"], |files, _| {
                 files.put_file(SWAPS, "Filename Type Size Used Priority\n", 0o444);
                 ok("")
             })
             .on_run(&["systemctl", "mask"], |files, _| {
-                let text = files
-                    .text("/lib/units")
-                    .replace("dev-zram0.swap generated", "dev-zram0.swap masked");
+                let text = files.text("/lib/units").replace("dev-zram0.swap generated", "dev-zram0.swap masked");
                 files.put_file("/lib/units", text, 0o644);
                 ok("")
             })
@@ -278,22 +252,14 @@ mod tests {
         assert_eq!(diff.changes[0].detail, "on, 2047 MiB (10 MiB used) -> off");
         assert!(host.changes().is_empty());
         AnyResource::apply(&spec, &host, &diff).await.unwrap();
-        assert_eq!(
-            host.files().text(FSTAB),
-            FSTAB_TEXT.replace("/swap.img", "# off by provision: /swap.img")
-        );
+        assert_eq!(host.files().text(FSTAB), FSTAB_TEXT.replace("/swap.img", "# off by provision: /swap.img"));
         assert_eq!(spec.plan(&host).await.unwrap(), Planned::InSync);
-        assert!(
-            host.changes()
-                .contains(&"write /etc/fstab 0664 0:0".to_owned())
-        );
+        assert!(host.changes().contains(&"write /etc/fstab 0664 0:0".to_owned()));
     }
 
     #[tokio::test]
     async fn the_swap_outside_a_container_is_not_ours() {
-        let host = FakeHost::new()
-            .with_facts(|facts| facts.container = true)
-            .file(SWAPS, SWAPS_TEXT, 0o444);
+        let host = FakeHost::new().with_facts(|facts| facts.container = true).file(SWAPS, SWAPS_TEXT, 0o444);
         let spec: Swap = serde_json::from_value(serde_json::json!(false)).unwrap();
         assert_eq!(spec.plan(&host).await.unwrap(), Planned::InSync);
     }
@@ -310,13 +276,7 @@ mod tests {
     fn units_are_named_like_systemd_does() {
         // As printed by `systemd-escape --path`.
         assert_eq!(unit_of("/swap.img"), "swap.img.swap");
-        assert_eq!(
-            unit_of("/dev/mapper/vg-swap"),
-            "dev-mapper-vg\\x2dswap.swap"
-        );
-        assert_eq!(
-            unit_of("UUID=0a3407de-014b"),
-            "dev-disk-by\\x2duuid-0a3407de\\x2d014b.swap"
-        );
+        assert_eq!(unit_of("/dev/mapper/vg-swap"), "dev-mapper-vg\\x2dswap.swap");
+        assert_eq!(unit_of("UUID=0a3407de-014b"), "dev-disk-by\\x2duuid-0a3407de\\x2d014b.swap");
     }
 }

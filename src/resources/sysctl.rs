@@ -38,10 +38,7 @@ pub struct Sysctl {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a number or a string (1 for yes, 0 for no)"
-)]
+#[serde(untagged, expecting = "expected a number or a string (1 for yes, 0 for no)")]
 enum Value {
     Number(i64),
     Text(String),
@@ -75,8 +72,7 @@ impl Resource for Sysctl {
     }
 
     fn resolve(&mut self, _project: &mut dyn Resolve) -> Result<()> {
-        let fits =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/' | b'*');
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/' | b'*');
         if self.name.is_empty() || self.name.contains('/') || !self.name.bytes().all(fits) {
             bail!("{:?} is no name for a file in /etc/sysctl.d", self.name);
         }
@@ -84,10 +80,7 @@ impl Resource for Sysctl {
             bail!("give at least one parameter in `values` or `at_least`");
         }
         for key in self.keys() {
-            if key.contains('*')
-                || key.split(['.', '/']).any(str::is_empty)
-                || !key.bytes().all(fits)
-            {
+            if key.contains('*') || key.split(['.', '/']).any(str::is_empty) || !key.bytes().all(fits) {
                 bail!("{key:?} is no name of a kernel parameter (like net.ipv4.ip_forward)");
             }
             if self.values.contains_key(key) && self.at_least.contains_key(key) {
@@ -107,10 +100,7 @@ impl Resource for Sysctl {
                 live.insert(key.clone(), words(&text));
             }
         }
-        Ok(Observed::Known(State {
-            file: host.read_text(&self.path())?,
-            live,
-        }))
+        Ok(Observed::Known(State { file: host.read_text(&self.path())?, live }))
     }
 
     fn diff(&self, state: &State) -> Diff {
@@ -217,13 +207,10 @@ impl Sysctl {
         let Err(error) = host.run(&write).await else {
             return Ok(());
         };
-        let mut problem = Diagnostic::new(format!(
-            "the kernel does not take {wanted} for {key}, which is {now}"
-        ));
+        let mut problem = Diagnostic::new(format!("the kernel does not take {wanted} for {key}, which is {now}"));
         if host.facts().container {
-            problem = problem.hint(format!(
-                "a container may not set it: run `sysctl -w {key}={wanted}` on the machine outside"
-            ));
+            problem = problem
+                .hint(format!("a container may not set it: run `sysctl -w {key}={wanted}` on the machine outside"));
         }
         Err(error.context(problem))
     }
@@ -232,9 +219,7 @@ impl Sysctl {
 fn no_parameter(key: &str) -> Diagnostic {
     let problem = Diagnostic::new(format!("this kernel has no parameter {key}"));
     if key.starts_with("net.bridge.") || key.starts_with("net/bridge/") {
-        problem.hint(
-            "it comes with the module br_netfilter: put a `kernel_module: br_netfilter` before",
-        )
+        problem.hint("it comes with the module br_netfilter: put a `kernel_module: br_netfilter` before")
     } else {
         problem.hint("check its spelling, and whether a kernel module brings it")
     }
@@ -292,11 +277,7 @@ mod tests {
     fn host() -> FakeHost {
         FakeHost::new()
             .file("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644)
-            .file(
-                "/proc/sys/net/ipv4/tcp_rmem",
-                "4096\t131072\t6291456\n",
-                0o644,
-            )
+            .file("/proc/sys/net/ipv4/tcp_rmem", "4096\t131072\t6291456\n", 0o644)
             .file("/proc/sys/vm/max_map_count", "65530\n", 0o644)
             .on_run(&["tee"], |files, cmd| {
                 files.put_file(&cmd.argv[1], cmd.stdin.clone().unwrap(), 0o644);
@@ -343,15 +324,9 @@ mod tests {
     #[tokio::test]
     async fn drift_by_hand_is_named_and_mended() {
         let host = host();
-        AnyResource::apply(&spec(), &host, &plan(&host).await)
-            .await
-            .unwrap();
-        let text = host
-            .files()
-            .text(FILE)
-            .replace("ip_forward = 1", "ip_forward = 0");
-        host.files()
-            .put_file(FILE, text + "kernel.panic = 10\n", 0o644);
+        AnyResource::apply(&spec(), &host, &plan(&host).await).await.unwrap();
+        let text = host.files().text(FILE).replace("ip_forward = 1", "ip_forward = 0");
+        host.files().put_file(FILE, text + "kernel.panic = 10\n", 0o644);
         let diff = plan(&host).await;
         assert_eq!(lines(&diff), ["net.ipv4.ip_forward: file 0 -> 1"]);
         AnyResource::apply(&spec(), &host, &diff).await.unwrap();
@@ -369,8 +344,7 @@ mod tests {
     #[tokio::test]
     async fn a_limit_that_is_higher_stays() {
         let host = host();
-        host.files()
-            .put_file("/proc/sys/vm/max_map_count", "1048576\n", 0o644);
+        host.files().put_file("/proc/sys/vm/max_map_count", "1048576\n", 0o644);
         let diff = plan(&host).await;
         assert!(!diff.has("vm.max_map_count"));
         AnyResource::apply(&spec(), &host, &diff).await.unwrap();
@@ -385,10 +359,7 @@ mod tests {
         let diff = plan(&host).await;
         let error = AnyResource::apply(&spec(), &host, &diff).await.unwrap_err();
         let text = format!("{error:#}");
-        assert!(
-            text.contains("does not take 1 for net.ipv4.ip_forward, which is 0"),
-            "{text}"
-        );
+        assert!(text.contains("does not take 1 for net.ipv4.ip_forward, which is 0"), "{text}");
         assert!(text.contains("on the machine outside"), "{text}");
 
         let bridge: Sysctl = serde_json::from_value(serde_json::json!({
@@ -398,11 +369,7 @@ mod tests {
         let Planned::Change(diff) = bridge.plan(&host).await.unwrap() else {
             panic!("nothing planned");
         };
-        assert!(
-            diff.changes[0]
-                .detail
-                .starts_with("live (not there yet) -> 1")
-        );
+        assert!(diff.changes[0].detail.starts_with("live (not there yet) -> 1"));
         let error = AnyResource::apply(&bridge, &host, &diff).await.unwrap_err();
         assert!(error.to_string().contains("br_netfilter"));
     }
@@ -411,14 +378,8 @@ mod tests {
     fn keys_become_paths() {
         let path = |key: &str| proc_path(key).to_string_lossy().into_owned();
         assert_eq!(path("vm.swappiness"), "/proc/sys/vm/swappiness");
-        assert_eq!(
-            path("net/ipv4/conf/eth0.1/rp_filter"),
-            "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"
-        );
-        assert_eq!(
-            path("net.ipv4.conf.eth0/1.rp_filter"),
-            "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"
-        );
+        assert_eq!(path("net/ipv4/conf/eth0.1/rp_filter"), "/proc/sys/net/ipv4/conf/eth0.1/rp_filter");
+        assert_eq!(path("net.ipv4.conf.eth0/1.rp_filter"), "/proc/sys/net/ipv4/conf/eth0.1/rp_filter");
     }
 
     #[test]

@@ -20,9 +20,7 @@ use crate::diff::{Action, Diff};
 use crate::host::{Cmd, Owner, ReadHost, WriteHost};
 
 const UNITS: &str = "/etc/systemd/system";
-const TYPES: &[&str] = &[
-    "service", "timer", "socket", "path", "mount", "target", "slice",
-];
+const TYPES: &[&str] = &["service", "timer", "socket", "path", "mount", "target", "slice"];
 
 /// A systemd unit: its file, whether it starts at boot, whether it runs, and that it runs **with its present inputs**.
 ///
@@ -155,10 +153,7 @@ impl Resource for SystemdUnit {
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<State>> {
         let unit = show::show(host, &self.name).await?;
         if unit.load_state == "not-found" && self.content.is_none() {
-            return Ok(Observed::Pending(format!(
-                "needs the unit {}, which is not there yet",
-                self.name
-            )));
+            return Ok(Observed::Pending(format!("needs the unit {}, which is not there yet", self.name)));
         }
         let mut files = BTreeMap::new();
         for path in self.files().into_keys() {
@@ -168,11 +163,7 @@ impl Resource for SystemdUnit {
         }
         let tracked = self.files().into_keys().chain(self.inputs.iter().cloned());
         let runs_with = inputs::observe(host, &self.name, &unit, tracked.collect()).await?;
-        Ok(Observed::Known(State {
-            unit,
-            files,
-            runs_with,
-        }))
+        Ok(Observed::Known(State { unit, files, runs_with }))
     }
 
     fn diff(&self, state: &State) -> Diff {
@@ -225,10 +216,7 @@ impl Resource for SystemdUnit {
                 reasons.extend(new.cloned().collect::<Vec<_>>());
             }
             if !reasons.is_empty() {
-                diff.push(
-                    "inputs",
-                    format!("changed: {} -> restart", reasons.join(", ")),
-                );
+                diff.push("inputs", format!("changed: {} -> restart", reasons.join(", ")));
             }
         }
         diff
@@ -268,8 +256,7 @@ impl Resource for SystemdUnit {
                 // What it is started with, hashed before it starts: a change in between is then seen as one.
                 let tracked = self.files().into_keys().chain(self.inputs.iter().cloned());
                 let with = inputs::now(host.as_read(), tracked.collect(), None).await?;
-                let unit =
-                    start::start(host, &self.name, diff.has("inputs"), self.start_timeout).await?;
+                let unit = start::start(host, &self.name, diff.has("inputs"), self.start_timeout).await?;
                 inputs::record(host, &self.name, &unit, with)?;
             }
             Running::Must(_) | Running::Leave(_) => {}
@@ -295,10 +282,7 @@ impl SystemdUnit {
             }
         }
         if let Some(path) = self.inputs.iter().find(|path| !path.is_absolute()) {
-            bail!(
-                "input {}: it must be an absolute path on the host",
-                path.display()
-            );
+            bail!("input {}: it must be an absolute path on the host", path.display());
         }
         let installable = |text: &String| text.lines().any(|line| line.trim() == "[Install]");
         let texts = || self.content.iter().chain(self.drop_ins.values());
@@ -321,9 +305,7 @@ impl SystemdUnit {
     fn files(&self) -> BTreeMap<PathBuf, &str> {
         let dir = Path::new(UNITS).join(format!("{}.d", self.name));
         let drop_ins = self.drop_ins.iter();
-        let mut files: BTreeMap<_, _> = drop_ins
-            .map(|(file, text)| (dir.join(file), text.as_str()))
-            .collect();
+        let mut files: BTreeMap<_, _> = drop_ins.map(|(file, text)| (dir.join(file), text.as_str())).collect();
         if let Some(content) = &self.content {
             files.insert(self.file(), content);
         }

@@ -33,8 +33,7 @@ pub struct Timezone {
 short_form!(Timezone);
 
 impl ShortForm for Timezone {
-    const EXPECTING: &'static str =
-        "a time zone like Europe/Berlin, or a mapping with the key `name`";
+    const EXPECTING: &'static str = "a time zone like Europe/Berlin, or a mapping with the key `name`";
 
     fn full<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::deserialize(deserializer)
@@ -64,25 +63,17 @@ impl Resource for Timezone {
 
     fn resolve(&mut self, _project: &mut dyn Resolve) -> Result<()> {
         let fits = |part: &str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+'))
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+'))
         };
         if !self.name.split('/').all(fits) {
-            bail!(
-                "{:?} is no name of a time zone: use one like Europe/Berlin or Etc/UTC",
-                self.name
-            );
+            bail!("{:?} is no name of a time zone: use one like Europe/Berlin or Etc/UTC", self.name);
         }
         Ok(())
     }
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<State>> {
         if host.stat(Path::new(ZONES))?.is_none() {
-            return Ok(Observed::Pending(
-                "needs the package tzdata, which is not installed yet".into(),
-            ));
+            return Ok(Observed::Pending("needs the package tzdata, which is not installed yet".into()));
         }
         if host.stat(&zone_file(&self.name))?.is_none() {
             return Err(self.unknown(host)?.into());
@@ -90,9 +81,7 @@ impl Resource for Timezone {
         let link = host.read_link(Path::new(LOCALTIME))?;
         Ok(Observed::Known(State {
             localtime: link.map(|target| zone_of(&target)),
-            timezone: host
-                .read_text(Path::new(TIMEZONE))?
-                .map(|text| text.trim().to_owned()),
+            timezone: host.read_text(Path::new(TIMEZONE))?.map(|text| text.trim().to_owned()),
         }))
     }
 

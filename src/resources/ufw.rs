@@ -5,7 +5,6 @@ mod ssh;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -119,10 +118,7 @@ struct Allow {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a port (22) or a range (\"8000:8100\")"
-)]
+#[serde(untagged, expecting = "expected a port (22) or a range (\"8000:8100\")")]
 enum Port {
     One(u16),
     Text(String),
@@ -193,9 +189,7 @@ impl Resource for Ufw {
         }
         match (state.loaded, state.at_boot) {
             (Loaded::Yes, true) => {}
-            (Loaded::Emptied, _) => {
-                diff.push("enabled", "active, but its rules are gone -> loaded")
-            }
+            (Loaded::Emptied, _) => diff.push("enabled", "active, but its rules are gone -> loaded"),
             (Loaded::Yes, false) => diff.push("enabled", "active until the next boot -> active"),
             (Loaded::No, true) => diff.push("enabled", "not loaded -> active"),
             (Loaded::No, false) => {
@@ -224,9 +218,7 @@ impl Resource for Ufw {
 
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()> {
         let ufw = async |arguments: &[String]| {
-            let argv = ["ufw".to_owned()]
-                .into_iter()
-                .chain(arguments.iter().cloned());
+            let argv = ["ufw".to_owned()].into_iter().chain(arguments.iter().cloned());
             host.run(&Cmd::new(argv)).await
         };
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -235,16 +227,10 @@ impl Resource for Ufw {
             return Ok(());
         }
         if host.stat(Path::new(PROGRAM))?.is_none() {
-            return Err(Diagnostic::new("UFW is not installed")
-                .hint("put `apt: [ufw]` before this resource")
-                .into());
+            return Err(Diagnostic::new("UFW is not installed").hint("put `apt: [ufw]` before this resource").into());
         }
         // First what opens, then what closes.
-        for rule in self
-            .rules()?
-            .into_iter()
-            .filter(|rule| diff.has(&rule.to_string()))
-        {
+        for rule in self.rules()?.into_iter().filter(|rule| diff.has(&rule.to_string())) {
             ufw(&rule.arguments()).await?;
         }
         for (name, wanted) in self.defaults() {
@@ -264,11 +250,7 @@ impl Resource for Ufw {
 
 impl Ufw {
     fn defaults(&self) -> [(&'static str, Policy); 3] {
-        [
-            ("incoming", self.default_incoming),
-            ("outgoing", self.default_outgoing),
-            ("routed", self.default_routed),
-        ]
+        [("incoming", self.default_incoming), ("outgoing", self.default_outgoing), ("routed", self.default_routed)]
     }
 
     /// The rules of the spec, in order, each once.
@@ -307,9 +289,8 @@ impl Ufw {
                 if present.clone().any(|found| found.is_none()) {
                     return Some((rule, None));
                 }
-                let other = present.find_map(|found| {
-                    found.filter(|found| rule.comment.is_some() && found.comment != rule.comment)
-                });
+                let other = present
+                    .find_map(|found| found.filter(|found| rule.comment.is_some() && found.comment != rule.comment));
                 other.cloned().map(|other| (rule, Some(other)))
             })
             .collect()
@@ -317,20 +298,11 @@ impl Ufw {
 
     /// IPv4 rules, and those of IPv6 that have no twin there, that are not of this spec.
     fn by_hand(&self, state: &State) -> Vec<Rule> {
-        let own: Vec<Rule> = self
-            .rules()
-            .unwrap_or_default()
-            .iter()
-            .flat_map(|rule| rule.families(true))
-            .collect();
+        let own: Vec<Rule> = self.rules().unwrap_or_default().iter().flat_map(|rule| rule.families(true)).collect();
         let mut by_hand: Vec<Rule> = Vec::new();
         for rule in &state.rules {
             let known = own.iter().any(|other| other.same(rule));
-            if !known
-                && !by_hand
-                    .iter()
-                    .any(|other| other.to_string() == rule.to_string())
-            {
+            if !known && !by_hand.iter().any(|other| other.to_string() == rule.to_string()) {
                 by_hand.push(rule.clone());
             }
         }
@@ -343,18 +315,11 @@ impl Ufw {
         if let Some((client, port)) = ssh.connection
             && !rules.iter().any(|rule| rule.admits(port, Some(client)))
         {
-            return Err(lockout(
-                &format!("your SSH connection from {client} to port {port}"),
-                port,
-            )
-            .into());
+            return Err(lockout(&format!("your SSH connection from {client} to port {port}"), port).into());
         }
         // Pods may reach every port, but nobody logs in from there.
-        let trusted: Vec<Network> = self
-            .trusted_networks
-            .iter()
-            .map(|network| Network::parse(network))
-            .collect::<Result<_>>()?;
+        let trusted: Vec<Network> =
+            self.trusted_networks.iter().map(|network| Network::parse(network)).collect::<Result<_>>()?;
         rules.retain(|rule| !trusted.contains(&rule.source));
         for &port in &ssh.ports {
             if !rules.iter().any(|rule| rule.admits(port, None)) {
@@ -379,9 +344,7 @@ impl Allow {
             bail!("comment {comment:?}: UFW allows no quotes and no control characters");
         }
         if self.port.is_none() && self.from.is_none() {
-            bail!(
-                "an entry of `allow` needs a `port` or a `from`; to allow everything, set `default_incoming: allow`"
-            );
+            bail!("an entry of `allow` needs a `port` or a `from`; to allow everything, set `default_incoming: allow`");
         }
         Ok(())
     }
@@ -422,8 +385,7 @@ impl Allow {
 }
 
 async fn observe(host: &dyn ReadHost) -> Result<State> {
-    let read =
-        |path: &str| -> Result<String> { Ok(host.read_text(Path::new(path))?.unwrap_or_default()) };
+    let read = |path: &str| -> Result<String> { Ok(host.read_text(Path::new(path))?.unwrap_or_default()) };
     let defaults = assignments(&read(DEFAULTS)?);
     let conf = assignments(&read(CONF)?);
     let mut rules = rules::parse(&read(RULES_V4)?)?;
@@ -435,19 +397,14 @@ async fn observe(host: &dyn ReadHost) -> Result<State> {
         _ => None,
     };
     let is = |map: &BTreeMap<String, String>, name: &str| {
-        map.get(name)
-            .is_some_and(|value| value.eq_ignore_ascii_case("yes"))
+        map.get(name).is_some_and(|value| value.eq_ignore_ascii_case("yes"))
     };
     // This is how `ufw status` itself tells whether it is active. Asking iptables directly is ten times faster and does
     // not make /run/ufw.lock; the unit `ufw.service` is no help, it is a oneshot that `ufw enable` does not start.
     let chain = host.query(&Query::iptables_chain("ufw-user-input")).await?;
-    let has_input = rules
-        .iter()
-        .any(|rule| !rule.routed && !rule.v6() && rule.incoming());
+    let has_input = rules.iter().any(|rule| !rule.routed && !rule.v6() && rule.incoming());
     let loaded = match chain.status {
-        0 if has_input && !chain.stdout.lines().any(|line| line.starts_with("-A ")) => {
-            Loaded::Emptied
-        }
+        0 if has_input && !chain.stdout.lines().any(|line| line.starts_with("-A ")) => Loaded::Emptied,
         0 => Loaded::Yes,
         1 | 127 => Loaded::No,
         _ => bail!("iptables cannot be asked: {}", chain.stderr.trim()),
@@ -455,11 +412,7 @@ async fn observe(host: &dyn ReadHost) -> Result<State> {
     Ok(State {
         loaded,
         at_boot: is(&conf, "ENABLED"),
-        defaults: [
-            policy("DEFAULT_INPUT_POLICY"),
-            policy("DEFAULT_OUTPUT_POLICY"),
-            policy("DEFAULT_FORWARD_POLICY"),
-        ],
+        defaults: [policy("DEFAULT_INPUT_POLICY"), policy("DEFAULT_OUTPUT_POLICY"), policy("DEFAULT_FORWARD_POLICY")],
         ipv6: is(&defaults, "IPV6"),
         rules,
     })

@@ -103,24 +103,15 @@ impl Resource for User {
 
     fn resolve(&mut self, _project: &mut dyn Resolve) -> Result<()> {
         for name in [&self.name].into_iter().chain(&self.groups) {
-            let fits =
-                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
             let first = |c: char| c.is_ascii_lowercase() || c == '_';
             if name.len() > 32 || !name.starts_with(first) || !name.bytes().all(fits) {
-                bail!(
-                    "{name:?} is no name: use lower-case letters, digits, `_` and `-`, at most 32 characters"
-                );
+                bail!("{name:?} is no name: use lower-case letters, digits, `_` and `-`, at most 32 characters");
             }
         }
         let paths = self.home.iter().chain(&self.shell);
-        if let Some(path) = paths
-            .into_iter()
-            .find(|path| !path.is_absolute() || has_colon(path))
-        {
-            bail!(
-                "{}: it must be an absolute path without a colon",
-                path.display()
-            );
+        if let Some(path) = paths.into_iter().find(|path| !path.is_absolute() || has_colon(path)) {
+            bail!("{}: it must be an absolute path without a colon", path.display());
         }
         for key in &self.ssh_authorized_keys {
             if key.contains(['\n', '\r']) || key.split_whitespace().nth(1).is_none() {
@@ -138,9 +129,7 @@ impl Resource for User {
         if !self.absent {
             for group in &self.groups {
                 if !host.query(&Query::getent("group", group)).await?.success() {
-                    return Ok(Observed::Pending(format!(
-                        "needs the group {group}, which is not there yet"
-                    )));
+                    return Ok(Observed::Pending(format!("needs the group {group}, which is not there yet")));
                 }
             }
         }
@@ -150,28 +139,16 @@ impl Resource for User {
             if !self.groups.is_empty() {
                 let answer = host.query(&Query::groups_of(&self.name)).await?;
                 if !answer.success() {
-                    bail!(
-                        "cannot list the groups of {}: {}",
-                        self.name,
-                        answer.stderr.trim()
-                    );
+                    bail!("cannot list the groups of {}: {}", self.name, answer.stderr.trim());
                 }
-                groups = answer
-                    .stdout
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect();
+                groups = answer.stdout.split_whitespace().map(str::to_owned).collect();
             }
             if !self.ssh_authorized_keys.is_empty() {
                 let keys = host.read_text(&keys_file(&account.home))?;
                 authorized_keys = keys.unwrap_or_default();
             }
         }
-        Ok(Observed::Known(State {
-            account,
-            groups,
-            authorized_keys,
-        }))
+        Ok(Observed::Known(State { account, groups, authorized_keys }))
     }
 
     fn diff(&self, state: &State) -> Diff {
@@ -185,10 +162,7 @@ impl Resource for User {
             (None, false) => {
                 diff = Diff::new(Action::Create);
                 let uid = self.uid.map(|uid| format!(" with uid {uid}"));
-                diff.push(
-                    "user",
-                    format!("absent -> there{}", uid.unwrap_or_default()),
-                );
+                diff.push("user", format!("absent -> there{}", uid.unwrap_or_default()));
             }
             (Some(account), false) => {
                 let now = |path: &Path| path.display().to_string();
@@ -206,17 +180,10 @@ impl Resource for User {
         if self.absent {
             return diff;
         }
-        let missing: Vec<_> = self
-            .groups
-            .iter()
-            .filter(|group| !state.groups.contains(group))
-            .map(String::as_str)
-            .collect();
+        let missing: Vec<_> =
+            self.groups.iter().filter(|group| !state.groups.contains(group)).map(String::as_str).collect();
         if !missing.is_empty() {
-            diff.push(
-                "groups",
-                format!("not in {0} -> in {0}", missing.join(", ")),
-            );
+            diff.push("groups", format!("not in {0} -> in {0}", missing.join(", ")));
         }
         for key in self.missing_keys(&state.authorized_keys) {
             diff.push(KEYS, format!("(none) -> {}", key_name(key)));
@@ -269,11 +236,7 @@ impl User {
         if let Some(home) = &self.home {
             option("--home-dir", home.display().to_string());
         }
-        let default = if self.system {
-            "/usr/sbin/nologin"
-        } else {
-            "/bin/bash"
-        };
+        let default = if self.system { "/usr/sbin/nologin" } else { "/bin/bash" };
         let shell = self.shell.as_ref().map(|shell| shell.display().to_string());
         option("--shell", shell.unwrap_or_else(|| default.into()));
         if !self.groups.is_empty() {
@@ -282,30 +245,21 @@ impl User {
         if self.system {
             argv.push("--system".into());
         }
-        let home = if self.system && self.home.is_none() {
-            "--no-create-home"
-        } else {
-            "--create-home"
-        };
+        let home = if self.system && self.home.is_none() { "--no-create-home" } else { "--create-home" };
         argv.extend([home.to_owned(), "--".to_owned(), self.name.clone()]);
         Cmd::new(argv)
     }
 
     fn missing_keys<'a>(&'a self, present: &str) -> Vec<&'a str> {
         let wanted = self.ssh_authorized_keys.iter().map(|key| key.trim());
-        wanted
-            .filter(|key| !present.lines().any(|line| line.trim() == *key))
-            .collect()
+        wanted.filter(|key| !present.lines().any(|line| line.trim() == *key)).collect()
     }
 
     async fn write_keys(&self, host: &dyn WriteHost) -> Result<()> {
         let account = account(host.as_read(), &self.name)
             .await?
             .with_context(|| format!("the user {} is not there", self.name))?;
-        let owner = Owner {
-            uid: account.uid,
-            gid: account.gid,
-        };
+        let owner = Owner { uid: account.uid, gid: account.gid };
         let file = keys_file(&account.home);
         let dir = account.home.join(".ssh");
         // The user can put links there, and we write as root.
@@ -322,11 +276,7 @@ impl User {
         }
         if host.stat(&dir)?.is_none() {
             if host.stat(&account.home)?.is_none() {
-                bail!(
-                    "the home {} of {} does not exist",
-                    account.home.display(),
-                    self.name
-                );
+                bail!("the home {} of {} does not exist", account.home.display(), self.name);
             }
             host.create_dir(&dir, 0o700)?;
             host.set_owner(&dir, owner)?;
@@ -373,12 +323,8 @@ fn has_colon(path: &Path) -> bool {
 /// Type and comment of a key, which is what people tell keys apart by; after options, where it has some.
 fn key_name(key: &str) -> String {
     let words: Vec<_> = key.split_whitespace().collect();
-    let is_type = |word: &&str| {
-        ["ssh-", "ecdsa-", "sk-"]
-            .iter()
-            .any(|p| word.starts_with(p))
-    };
-    let at = words.iter().position(|word| is_type(word)).unwrap_or(0);
+    let is_type = |word: &&str| ["ssh-", "ecdsa-", "sk-"].iter().any(|p| word.starts_with(p));
+    let at = words.iter().position(is_type).unwrap_or(0);
     let comment = words.get(at + 2..).unwrap_or_default().join(" ");
     format!("{} {comment}", words[at]).trim_end().to_owned()
 }
@@ -408,9 +354,7 @@ mod tests {
         FakeHost::new()
             .file("/etc/group", "root:x:0:\nsudo:x:27:\n", 0o644)
             .on_query(&["id", "-Gn"], |files, argv| {
-                let member = files
-                    .text("/etc/group")
-                    .contains(&format!("27:{}", argv[3]));
+                let member = files.text("/etc/group").contains(&format!("27:{}", argv[3]));
                 ok(if member { "ada sudo\n" } else { "ada\n" })
             })
             .on_run(&["useradd"], |files, cmd| {
@@ -425,11 +369,7 @@ mod tests {
             .on_run(&["usermod"], |files, cmd| {
                 let passwd = files.text("/etc/passwd");
                 let at = cmd.argv.iter().position(|word| word == "--shell").unwrap();
-                files.put_file(
-                    "/etc/passwd",
-                    passwd.replace("/bin/sh\n", &format!("{}\n", cmd.argv[at + 1])),
-                    0o644,
-                );
+                files.put_file("/etc/passwd", passwd.replace("/bin/sh\n", &format!("{}\n", cmd.argv[at + 1])), 0o644);
                 files.put_file("/etc/group", "sudo:x:27:ada\n", 0o644);
                 ok("")
             })
@@ -457,16 +397,7 @@ mod tests {
         assert_eq!(ada().plan(&host).await.unwrap(), Planned::InSync);
         let files = host.files().clone();
         let keys = files.node("/home/ada/.ssh/authorized_keys").unwrap();
-        assert_eq!(
-            (keys.mode, keys.owner),
-            (
-                0o600,
-                Owner {
-                    uid: 1500,
-                    gid: 1500
-                }
-            )
-        );
+        assert_eq!((keys.mode, keys.owner), (0o600, Owner { uid: 1500, gid: 1500 }));
         assert_eq!(files.node("/home/ada/.ssh").unwrap().owner.uid, 1500);
         assert_eq!(
             host.runs()[0].argv.join(" "),
@@ -476,22 +407,17 @@ mod tests {
 
     #[tokio::test]
     async fn changed_and_removed() {
-        let host = host()
-            .file("/etc/passwd", "ada:x:1500:1500::/home/ada:/bin/sh\n", 0o644)
-            .file(
-                "/home/ada/.ssh/authorized_keys",
-                "ssh-rsa AAAA other",
-                0o600,
-            );
+        let host = host().file("/etc/passwd", "ada:x:1500:1500::/home/ada:/bin/sh\n", 0o644).file(
+            "/home/ada/.ssh/authorized_keys",
+            "ssh-rsa AAAA other",
+            0o600,
+        );
         let diff = change(&ada(), &host).await;
         let fields: Vec<_> = diff.changes.iter().map(|c| c.field.as_str()).collect();
         assert_eq!(fields, ["shell", "groups", KEYS]);
         AnyResource::apply(&ada(), &host, &diff).await.unwrap();
         assert_eq!(ada().plan(&host).await.unwrap(), Planned::InSync);
-        assert_eq!(
-            host.files().text("/home/ada/.ssh/authorized_keys"),
-            format!("ssh-rsa AAAA other\n{KEY}\n")
-        );
+        assert_eq!(host.files().text("/home/ada/.ssh/authorized_keys"), format!("ssh-rsa AAAA other\n{KEY}\n"));
         let gone = spec(json!({ "name": "ada", "absent": true }));
         let diff = change(&gone, &host).await;
         assert_eq!(diff.action, Some(Action::Delete));
@@ -501,13 +427,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_link_in_the_home_is_not_followed() {
-        let host = host()
-            .file(
-                "/etc/passwd",
-                "ada:x:1500:1500::/home/ada:/bin/bash\n",
-                0o644,
-            )
-            .link("/home/ada/.ssh", "/etc");
+        let host =
+            host().file("/etc/passwd", "ada:x:1500:1500::/home/ada:/bin/bash\n", 0o644).link("/home/ada/.ssh", "/etc");
         let spec = spec(json!({ "name": "ada", "ssh_authorized_keys": [KEY] }));
         let diff = change(&spec, &host).await;
         let error = AnyResource::apply(&spec, &host, &diff).await.unwrap_err();
@@ -526,14 +447,8 @@ mod tests {
 
     #[test]
     fn a_system_user_has_no_home_and_no_shell() {
-        let argv = spec(json!({ "name": "app", "system": true }))
-            .useradd()
-            .argv
-            .join(" ");
-        assert_eq!(
-            argv,
-            "useradd --user-group --shell /usr/sbin/nologin --system --no-create-home -- app"
-        );
+        let argv = spec(json!({ "name": "app", "system": true })).useradd().argv.join(" ");
+        assert_eq!(argv, "useradd --user-group --shell /usr/sbin/nologin --system --no-create-home -- app");
         assert_eq!(key_name("no-pty ssh-rsa AAAA x y"), "ssh-rsa x y");
     }
 }

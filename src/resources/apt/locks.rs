@@ -39,9 +39,7 @@ pub(super) async fn wait(host: &dyn WriteHost, patience: Duration) -> Result<()>
                 "the lock of {lock} is still held by pid {pid} ({program}) after {seconds} s; wait until it is done or stop it, then run this again"
             );
         }
-        host.progress(&format!(
-            "waiting for the lock of {lock} held by pid {pid} ({program}), {seconds} s"
-        ));
+        host.progress(&format!("waiting for the lock of {lock} held by pid {pid} ({program}), {seconds} s"));
         host.sleep(PAUSE).await;
         waited += PAUSE;
     }
@@ -52,11 +50,7 @@ pub(super) async fn wait(host: &dyn WriteHost, patience: Duration) -> Result<()>
 ///
 /// # Errors
 /// As [`wait`], or APT's failure.
-pub(super) async fn retrying(
-    host: &dyn WriteHost,
-    patience: Duration,
-    cmd: &Cmd,
-) -> Result<Output> {
+pub(super) async fn retrying(host: &dyn WriteHost, patience: Duration, cmd: &Cmd) -> Result<Output> {
     const ATTEMPTS: u32 = 5;
     let mut attempt = 1;
     loop {
@@ -70,15 +64,8 @@ pub(super) async fn retrying(
 
 fn lost_a_race(error: &anyhow::Error) -> bool {
     error.downcast_ref::<CommandFailed>().is_some_and(|failed| {
-        let signs = [
-            "Could not get lock",
-            "Unable to lock",
-            "Unable to acquire the dpkg",
-        ];
-        failed
-            .tail
-            .iter()
-            .any(|line| signs.iter().any(|sign| line.contains(sign)))
+        let signs = ["Could not get lock", "Unable to lock", "Unable to acquire the dpkg"];
+        failed.tail.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
     })
 }
 
@@ -86,14 +73,9 @@ fn lost_a_race(error: &anyhow::Error) -> bool {
 async fn wait_for_cloud_init(host: &dyn WriteHost, patience: Duration) -> Result<()> {
     let is_there = |path: &str| host.stat(Path::new(path)).map(|stat| stat.is_some());
     let mut waited = Duration::ZERO;
-    while is_there("/run/cloud-init/enabled")?
-        && !is_there("/run/cloud-init/result.json")?
-        && waited < patience
-    {
+    while is_there("/run/cloud-init/enabled")? && !is_there("/run/cloud-init/result.json")? && waited < patience {
         let seconds = waited.as_secs();
-        host.progress(&format!(
-            "waiting for cloud-init to finish the first boot, {seconds} s"
-        ));
+        host.progress(&format!("waiting for cloud-init to finish the first boot, {seconds} s"));
         host.sleep(PAUSE).await;
         waited += PAUSE;
     }
@@ -102,9 +84,7 @@ async fn wait_for_cloud_init(host: &dyn WriteHost, patience: Duration) -> Result
 
 /// The kernel lists who has a lock; which file it is, one sees by what the process has open.
 fn holder(host: &dyn ReadHost) -> Result<Option<Holder>> {
-    let locks = host
-        .read_text(Path::new("/proc/locks"))?
-        .unwrap_or_default();
+    let locks = host.read_text(Path::new("/proc/locks"))?.unwrap_or_default();
     for pid in pids(&locks) {
         let process = format!("/proc/{pid}");
         let descriptors = Path::new(&process).join("fd");
@@ -114,11 +94,7 @@ fn holder(host: &dyn ReadHost) -> Result<Option<Holder>> {
             let is_open = |path: &str| target.as_deref() == Some(Path::new(path));
             if let Some((lock, _)) = LOCKS.iter().find(|(_, path)| is_open(path)) {
                 let name = host.read_text(Path::new(&format!("{process}/comm"))).ok();
-                return Ok(Some(Holder {
-                    lock,
-                    pid,
-                    program: name.flatten().unwrap_or_default().trim().to_owned(),
-                }));
+                return Ok(Some(Holder { lock, pid, program: name.flatten().unwrap_or_default().trim().to_owned() }));
             }
         }
     }
@@ -203,10 +179,7 @@ mod tests {
     async fn a_lost_race_is_run_again() {
         let host = FakeHost::new().answer(
             &["apt-get"],
-            failed(
-                100,
-                "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)",
-            ),
+            failed(100, "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"),
         );
         let cmd = Cmd::new(["apt-get", "update"]);
         retrying(&host, Duration::ZERO, &cmd).await.unwrap_err();

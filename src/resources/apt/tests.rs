@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::host::fake::{FakeHost, failed, ok};
+use crate::resources::testing::Project;
 use crate::resources::{AnyResource, Planned};
 
 fn spec(value: serde_json::Value) -> Apt {
@@ -14,15 +15,9 @@ fn spec(value: serde_json::Value) -> Apt {
 fn host(installed: &str) -> FakeHost {
     FakeHost::new()
         .file("/fake/dpkg", installed, 0o644)
-        .file(
-            "/var/lib/apt/lists/mirror_dists_jammy_main_binary-amd64_Packages",
-            "",
-            0o644,
-        )
+        .file("/var/lib/apt/lists/mirror_dists_jammy_main_binary-amd64_Packages", "", 0o644)
         .on_query(&["stat"], |_, argv| {
-            let now = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
             ok(&format!("{}.561186010 {}\n", now.as_secs(), argv[4]))
         })
         .on_query(&["dpkg-query"], |files, argv| {
@@ -32,39 +27,20 @@ fn host(installed: &str) -> FakeHost {
                 all.lines().find(is).map(str::to_owned)
             };
             let names = &argv[3..];
-            let stdout: String = names
-                .iter()
-                .filter_map(found)
-                .map(|line| line + "\n")
-                .collect();
+            let stdout: String = names.iter().filter_map(found).map(|line| line + "\n").collect();
             let missing = names.iter().filter(|name| found(name).is_none());
-            let stderr: String = missing
-                .map(|name| format!("dpkg-query: no packages found matching {name}\n"))
-                .collect();
-            Output {
-                status: i32::from(!stderr.is_empty()),
-                stdout,
-                stderr,
-            }
+            let stderr: String =
+                missing.map(|name| format!("dpkg-query: no packages found matching {name}\n")).collect();
+            Output { status: i32::from(!stderr.is_empty()), stdout, stderr }
         })
         .on_run(&["apt-get"], |files, cmd| {
             let before = files.text("/fake/dpkg");
-            let verb = cmd
-                .argv
-                .iter()
-                .position(|a| a == "install" || a == "remove");
+            let verb = cmd.argv.iter().position(|a| a == "install" || a == "remove");
             let Some(verb) = verb else { return ok("") };
-            let names: Vec<_> = cmd.argv[verb + 1..]
-                .iter()
-                .filter(|a| !a.starts_with("--"))
-                .collect();
+            let names: Vec<_> = cmd.argv[verb + 1..].iter().filter(|a| !a.starts_with("--")).collect();
             let mut after: String = before
                 .lines()
-                .filter(|line| {
-                    !names
-                        .iter()
-                        .any(|n| line.split('\t').next() == Some(split(n).0))
-                })
+                .filter(|line| !names.iter().any(|n| line.split('\t').next() == Some(split(n).0)))
                 .map(|line| format!("{line}\n"))
                 .collect();
             for name in names {
@@ -99,21 +75,12 @@ fn details(diff: &Diff) -> Vec<String> {
 
 #[tokio::test]
 async fn plan_apply_plan() {
-    let host = host(
-        "libc6:amd64\tii \t2.36-9+deb12u14\nufw\trc \t0.36.2-1\nmawk\tii \t1.3\nnano\tii \t7.2-1\n",
-    );
-    let spec = spec(
-        json!({ "packages": ["curl", "libc6", "ufw", "mawk=1.4"], "absent": ["nano", "vim"] }),
-    );
+    let host = host("libc6:amd64\tii \t2.36-9+deb12u14\nufw\trc \t0.36.2-1\nmawk\tii \t1.3\nnano\tii \t7.2-1\n");
+    let spec = spec(json!({ "packages": ["curl", "libc6", "ufw", "mawk=1.4"], "absent": ["nano", "vim"] }));
     let diff = plan(&spec, &host).await;
     assert_eq!(
         details(&diff),
-        [
-            "curl: absent -> installed",
-            "ufw: absent -> installed",
-            "mawk: 1.3 -> 1.4",
-            "nano: 7.2-1 -> absent"
-        ]
+        ["curl: absent -> installed", "ufw: absent -> installed", "mawk: 1.3 -> 1.4", "nano: 7.2-1 -> absent"]
     );
     assert_eq!(diff.action, Some(Action::Change));
     assert!(host.changes().is_empty());
@@ -121,17 +88,9 @@ async fn plan_apply_plan() {
     assert_eq!(spec.plan(&host).await.unwrap(), Planned::InSync);
     let runs = host.runs();
     assert_eq!(runs.len(), 2, "the lists are fresh: no update");
-    assert!(
-        runs[1]
-            .argv
-            .ends_with(&["curl".into(), "ufw".into(), "mawk=1.4".into()])
-    );
+    assert!(runs[1].argv.ends_with(&["curl".into(), "ufw".into(), "mawk=1.4".into()]));
     assert!(runs[1].argv.contains(&"DPkg::Lock::Timeout=600".to_owned()));
-    assert!(
-        runs[1]
-            .env
-            .contains(&("DEBIAN_FRONTEND".into(), "noninteractive".into()))
-    );
+    assert!(runs[1].env.contains(&("DEBIAN_FRONTEND".into(), "noninteractive".into())));
 }
 
 #[tokio::test]
@@ -139,13 +98,7 @@ async fn what_was_cut_is_finished_first() {
     let host = host("ufw\tiF \t0.36.2-1\n").file("/var/lib/dpkg/updates/0001", "", 0o644);
     let spec = spec(json!("ufw"));
     let diff = plan(&spec, &host).await;
-    assert_eq!(
-        details(&diff),
-        [
-            "dpkg: interrupted -> finished",
-            "ufw: half configured -> installed"
-        ]
-    );
+    assert_eq!(details(&diff), ["dpkg: interrupted -> finished", "ufw: half configured -> installed"]);
     AnyResource::apply(&spec, &host, &diff).await.unwrap();
     assert_eq!(host.runs()[0].argv[..3], ["dpkg", "--configure", "-a"]);
     assert_eq!(spec.plan(&host).await.unwrap(), Planned::InSync);
@@ -168,16 +121,8 @@ async fn lists_are_refreshed_when_missing_or_to_blame() {
         error.to_string(),
         "unknown package \"curl\": no repository of this host (ubuntu 22.04) has it\n  hint: check its spelling; package names differ between distributions and their releases"
     );
-    let verbs: Vec<_> = stale
-        .runs()
-        .iter()
-        .map(|cmd| cmd.argv[12].clone())
-        .collect();
-    assert_eq!(
-        verbs,
-        ["install", "update"],
-        "one refresh after the first failure"
-    );
+    let verbs: Vec<_> = stale.runs().iter().map(|cmd| cmd.argv[12].clone()).collect();
+    assert_eq!(verbs, ["install", "update"], "one refresh after the first failure");
 }
 
 #[tokio::test]
@@ -186,19 +131,12 @@ async fn a_virtual_package_is_an_error_not_a_loop() {
     let spec = spec(json!("awk"));
     let diff = plan(&spec, &host).await;
     let error = AnyResource::apply(&spec, &host, &diff).await.unwrap_err();
-    assert!(
-        error.to_string().contains("no real package of this name"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no real package of this name"), "{error}");
 }
 
 #[test]
 fn failures_are_explained() {
-    let facts = Facts {
-        os: "debian".into(),
-        os_version: "12".into(),
-        ..Facts::default()
-    };
+    let facts = Facts { os: "debian".into(), os_version: "12".into(), ..Facts::default() };
     let explained = |line: &str| {
         let failed = CommandFailed {
             argv: vec!["apt-get".into()],
@@ -213,53 +151,20 @@ fn failures_are_explained() {
             "E: Package 'mime-support' has no installation candidate",
             "Package 'mime-support' has no installation candidate on debian 12",
         ),
-        (
-            "E: Version '9' for 'jq' was not found",
-            "Version '9' for 'jq' was not found",
-        ),
-        (
-            "E: You don't have enough free space in /var/cache/apt/archives/.",
-            "the disk is full",
-        ),
-        (
-            "  Temporary failure resolving 'deb.example.org'",
-            "the host cannot reach its package mirror",
-        ),
-        (
-            "E: Unable to correct problems, you have held broken packages.",
-            "do not fit",
-        ),
+        ("E: Version '9' for 'jq' was not found", "Version '9' for 'jq' was not found"),
+        ("E: You don't have enough free space in /var/cache/apt/archives/.", "the disk is full"),
+        ("  Temporary failure resolving 'deb.example.org'", "the host cannot reach its package mirror"),
+        ("E: Unable to correct problems, you have held broken packages.", "do not fit"),
     ] {
         let text = explained(line);
-        assert!(
-            text.contains(expected) && text.contains("hint: "),
-            "{line}: {text}"
-        );
+        assert!(text.contains(expected) && text.contains("hint: "), "{line}: {text}");
     }
-    assert_eq!(
-        explained("E: something else"),
-        "`apt-get` ended with status 100"
-    );
+    assert_eq!(explained("E: something else"), "`apt-get` ended with status 100");
 }
 
 #[test]
 fn names_are_checked() {
-    struct None;
-    impl Resolve for None {
-        fn template(&mut self, _: &str) -> Result<String> {
-            bail!("unused")
-        }
-        fn source(&mut self, _: &str) -> Result<Vec<u8>> {
-            bail!("unused")
-        }
-        fn artifact(&mut self, _: &str) -> Result<crate::host::ArtifactPin> {
-            bail!("unused")
-        }
-        fn image(&mut self, _: &str) -> Result<crate::resources::BuiltImage> {
-            bail!("unused")
-        }
-    }
-    let resolve = |value| Resource::resolve(&mut spec(value), &mut None);
+    let resolve = |value| Resource::resolve(&mut spec(value), &mut Project::default());
     resolve(json!(["curl", "libstdc++6", "jq=1.6-2.1", "x11=2:1.0~rc1"])).unwrap();
     for bad in [
         json!([]),

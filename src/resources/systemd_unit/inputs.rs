@@ -56,12 +56,7 @@ pub(super) struct Input {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) async fn observe(
-    host: &dyn ReadHost,
-    name: &str,
-    unit: &Shown,
-    paths: Vec<PathBuf>,
-) -> Result<RunsWith> {
+pub(super) async fn observe(host: &dyn ReadHost, name: &str, unit: &Shown, paths: Vec<PathBuf>) -> Result<RunsWith> {
     if !unit.started() {
         return Ok(RunsWith::These);
     }
@@ -74,21 +69,15 @@ pub(super) async fn observe(
             let now = now(host, paths, Some(&record.inputs)).await?;
             let hash = |inputs: &Inputs, path: &String| inputs.get(path).map(|i| i.sha256.clone());
             let paths = now.keys().chain(record.inputs.keys());
-            let mut others: Vec<_> = paths
-                .filter(|path| hash(&now, path) != hash(&record.inputs, path))
-                .cloned()
-                .collect();
+            let mut others: Vec<_> =
+                paths.filter(|path| hash(&now, path) != hash(&record.inputs, path)).cloned().collect();
             others.sort_unstable();
             others.dedup();
             others
         }
         None => {
             let times = change_times(host, &with_contents(host, paths)?).await?;
-            times
-                .into_iter()
-                .filter(|(_, changed)| !is_older(changed, unit.started))
-                .map(|(path, _)| path)
-                .collect()
+            times.into_iter().filter(|(_, changed)| !is_older(changed, unit.started)).map(|(path, _)| path).collect()
         }
     };
     Ok(match others.is_empty() {
@@ -101,11 +90,7 @@ pub(super) async fn observe(
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) async fn now(
-    host: &dyn ReadHost,
-    paths: Vec<PathBuf>,
-    known: Option<&Inputs>,
-) -> Result<Inputs> {
+pub(super) async fn now(host: &dyn ReadHost, paths: Vec<PathBuf>, known: Option<&Inputs>) -> Result<Inputs> {
     let paths = with_contents(host, paths)?;
     let times = change_times(host, &paths).await?;
     let mut inputs = Inputs::new();
@@ -128,10 +113,7 @@ pub(super) async fn now(
 /// # Errors
 /// When the record cannot be written.
 pub(super) fn record(host: &dyn WriteHost, name: &str, unit: &Shown, inputs: Inputs) -> Result<()> {
-    let record = Record {
-        invocation: unit.invocation.clone(),
-        inputs,
-    };
+    let record = Record { invocation: unit.invocation.clone(), inputs };
     let text = serde_json::to_vec_pretty(&record)?;
     host.create_dirs(Path::new(RECORDS), 0o700)?;
     host.write_file(&record_path(name), &text, 0o600, Owner::ROOT)
@@ -166,16 +148,11 @@ async fn change_times(host: &dyn ReadHost, paths: &[PathBuf]) -> Result<BTreeMap
     if paths.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let paths: Vec<_> = paths
-        .iter()
-        .map(|p| p.to_string_lossy().into_owned())
-        .collect();
+    let paths: Vec<_> = paths.iter().map(|p| p.to_string_lossy().into_owned()).collect();
     // Status 1 only says that some are not there.
     let answer = host.query(&Query::change_times(&paths)).await?;
     let line = |line: &str| -> Result<(String, String)> {
-        let (time, path) = line
-            .split_once(' ')
-            .with_context(|| format!("stat printed a strange line: {line:?}"))?;
+        let (time, path) = line.split_once(' ').with_context(|| format!("stat printed a strange line: {line:?}"))?;
         Ok((path.to_owned(), time.to_owned()))
     };
     answer.stdout.lines().map(line).collect()

@@ -57,19 +57,13 @@ pub(super) struct Shown {
 pub(super) async fn show(host: &dyn ReadHost, unit: &str) -> Result<Shown> {
     let answer = host.query(&Query::systemctl_show(unit, PROPERTIES)).await?;
     if !answer.success() {
-        bail!(
-            "systemd cannot be asked about {unit}: {}",
-            answer.stderr.trim()
-        );
+        bail!("systemd cannot be asked about {unit}: {}", answer.stderr.trim());
     }
     parse(&answer.stdout).with_context(|| format!("systemd's answer about {unit}"))
 }
 
 fn parse(text: &str) -> Result<Shown> {
-    let mut values: HashMap<&str, &str> = text
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .collect();
+    let mut values: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
     let mut take = |name| values.remove(name).unwrap_or_default().to_owned();
     let load_state = take("LoadState");
     if load_state.is_empty() {
@@ -100,10 +94,8 @@ fn timestamp(text: &str) -> Result<Option<Timestamp>> {
         return Ok(None);
     }
     let without_weekday = text.split_once(' ').map_or(text, |(_, rest)| rest);
-    let civil: DateTime = without_weekday
-        .trim_end_matches(" UTC")
-        .parse()
-        .with_context(|| format!("cannot read the time {text:?}"))?;
+    let civil: DateTime =
+        without_weekday.trim_end_matches(" UTC").parse().with_context(|| format!("cannot read the time {text:?}"))?;
     Ok(Some(civil.to_zoned(jiff::tz::TimeZone::UTC)?.timestamp()))
 }
 
@@ -114,10 +106,7 @@ impl Shown {
 
     /// It has a process or is about to get one: not inactive, not failed.
     pub(super) fn started(&self) -> bool {
-        !matches!(
-            self.active_state.as_str(),
-            "inactive" | "failed" | "deactivating"
-        )
+        !matches!(self.active_state.as_str(), "inactive" | "failed" | "deactivating")
     }
 
     pub(super) fn masked(&self) -> bool {
@@ -126,10 +115,7 @@ impl Shown {
 
     /// Starts at boot. A generated unit does so by whatever it was generated from.
     pub(super) fn enabled(&self) -> bool {
-        matches!(
-            self.unit_file_state.as_str(),
-            "enabled" | "alias" | "generated"
-        )
+        matches!(self.unit_file_state.as_str(), "enabled" | "alias" | "generated")
     }
 
     pub(super) fn file_state(&self) -> &str {
@@ -171,14 +157,8 @@ pub(super) mod tests {
     fn recorded_answers() {
         let unit = parse(RUNNING).unwrap();
         assert!(unit.active() && unit.enabled() && !unit.masked() && !unit.has_job);
-        assert_eq!(
-            unit.started.unwrap().to_string(),
-            "2026-11-25T16:52:31.625024Z"
-        );
-        assert_eq!(
-            unit.describe(),
-            "active (running) since 2026-11-25 16:52:31 UTC"
-        );
+        assert_eq!(unit.started.unwrap().to_string(), "2026-11-25T16:52:31.625024Z");
+        assert_eq!(unit.describe(), "active (running) since 2026-11-25 16:52:31 UTC");
         let unit = parse(NOT_FOUND).unwrap();
         assert_eq!(unit.describe(), "inactive (dead)");
         assert!(!unit.started() && unit.started.is_none());
@@ -189,10 +169,7 @@ pub(super) mod tests {
             .replace("Result=success", "Result=exit-code")
             .replace("ExecMainStatus=0", "ExecMainStatus=203");
         let text = parse(&failed).unwrap().describe();
-        assert!(
-            text.starts_with("failed (exit-code, status 203) since"),
-            "{text}"
-        );
+        assert!(text.starts_with("failed (exit-code, status 203) since"), "{text}");
         assert!(parse("").is_err());
         assert!(timestamp("yesterday").is_err());
     }

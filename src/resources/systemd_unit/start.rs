@@ -18,24 +18,14 @@ const JOURNAL_LINES: usize = 20;
 ///
 /// # Errors
 /// [`CommandFailed`] with the last lines of its journal, when it failed, keeps crashing, or is not up after `timeout` seconds.
-pub(super) async fn start(
-    host: &dyn WriteHost,
-    name: &str,
-    restart: bool,
-    timeout: u64,
-) -> Result<Shown> {
+pub(super) async fn start(host: &dyn WriteHost, name: &str, restart: bool, timeout: u64) -> Result<Shown> {
     let before = show(host.as_read(), name).await?;
     if before.active_state == "failed" {
         // Too many failures in a row would make systemd refuse.
-        host.run(&Cmd::new(["systemctl", "reset-failed", "--", name]))
-            .await?;
+        host.run(&Cmd::new(["systemctl", "reset-failed", "--", name])).await?;
     }
     // A start would wait until systemd's own pause between restarts is over.
-    let verb = if restart || before.sub_state == "auto-restart" {
-        "restart"
-    } else {
-        "start"
-    };
+    let verb = if restart || before.sub_state == "auto-restart" { "restart" } else { "start" };
     // Without --no-block it would wait by itself, but as long as the unit says, and without a word.
     let argv = ["systemctl", verb, "--no-block", "--", name];
     host.run(&Cmd::new(argv)).await?;
@@ -53,10 +43,7 @@ pub(super) async fn start(
             return Err(failure(host, &argv, name, reason).await);
         }
         if waited >= Duration::from_secs(timeout) {
-            let reason = format!(
-                "did not bring it up within {timeout} s: {}",
-                unit.describe()
-            );
+            let reason = format!("did not bring it up within {timeout} s: {}", unit.describe());
             return Err(failure(host, &argv, name, reason).await);
         }
         let (state, sub_state) = (&unit.active_state, &unit.sub_state);
@@ -65,9 +52,7 @@ pub(super) async fn start(
             text => format!(": {text}"),
         };
         let seconds = waited.as_secs();
-        host.progress(&format!(
-            "{name} is {state} ({sub_state}){said}, {seconds} s"
-        ));
+        host.progress(&format!("{name} is {state} ({sub_state}){said}, {seconds} s"));
         host.sleep(PAUSE).await;
         waited += PAUSE;
     }
@@ -104,10 +89,7 @@ async fn settled(host: &dyn WriteHost, name: &str, unit: Shown) -> Result<Result
         return Ok(Ok(later));
     }
     let seconds = SETTLE.as_secs();
-    Ok(Err(format!(
-        "started it, but it died within {seconds} s: {}",
-        later.describe()
-    )))
+    Ok(Err(format!("started it, but it died within {seconds} s: {}", later.describe())))
 }
 
 async fn failure(host: &dyn WriteHost, argv: &[&str], name: &str, reason: String) -> Error {
@@ -115,11 +97,5 @@ async fn failure(host: &dyn WriteHost, argv: &[&str], name: &str, reason: String
         Ok(answer) => answer.stdout.lines().map(str::to_owned).collect(),
         Err(error) => vec![format!("its journal cannot be read: {error:#}")],
     };
-    CommandFailed {
-        argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
-        reason,
-        status: None,
-        tail,
-    }
-    .into()
+    CommandFailed { argv: argv.iter().map(|&arg| arg.to_owned()).collect(), reason, status: None, tail }.into()
 }

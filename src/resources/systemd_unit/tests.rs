@@ -47,9 +47,7 @@ fn started(files: &mut Files) -> Output {
     set(files, "SubState", "running");
     set(files, "InvocationID", &format!("{time:032x}"));
     let clock = jiff::Timestamp::from_second(time.try_into().unwrap()).unwrap();
-    let clock = clock
-        .strftime("%a %Y-%m-%d %H:%M:%S.000000 UTC")
-        .to_string();
+    let clock = clock.strftime("%a %Y-%m-%d %H:%M:%S.000000 UTC").to_string();
     set(files, "InactiveExitTimestamp", &clock);
     ok("")
 }
@@ -73,22 +71,14 @@ fn blank() -> FakeHost {
             let line = |path: &String| {
                 let time = format!("/fake/ctime{path}#");
                 let time = files.node(&time).map_or("0".into(), |_| files.text(&time));
-                files
-                    .node(path)
-                    .map(|_| format!("{time}.000000000 {path}\n"))
+                files.node(path).map(|_| format!("{time}.000000000 {path}\n"))
             };
             ok(&argv[4..].iter().filter_map(line).collect::<String>())
         })
-        .on_query(&["journalctl"], |_, _| {
-            ok("2026-11-25 app[7]: no such table\n")
-        })
+        .on_query(&["journalctl"], |_, _| ok("2026-11-25 app[7]: no such table\n"))
         .on_run(&["systemctl", "daemon-reload"], |_, _| ok(""))
         .on_run(&["systemctl", "enable"], |files, _| {
-            files.put_file(
-                SHOW,
-                RUNNING.replace("ActiveState=active", "ActiveState=inactive"),
-                0o644,
-            );
+            files.put_file(SHOW, RUNNING.replace("ActiveState=active", "ActiveState=inactive"), 0o644);
             ok("")
         })
         .on_run(&["systemctl", "start"], |files, _| started(files))
@@ -157,17 +147,10 @@ async fn changed_inputs_are_named_and_restart_once() {
     assert_eq!(spec().plan(&host).await.unwrap(), Planned::InSync);
 
     touch(&mut host.files(), CONFIG, "a: 2\n");
-    assert_eq!(
-        spec().plan(&host).await.unwrap(),
-        Planned::InSync,
-        "the same content again"
-    );
+    assert_eq!(spec().plan(&host).await.unwrap(), Planned::InSync, "the same content again");
     touch(&mut host.files(), "/etc/app.d/x.yaml", "");
     let diff = plan(&host).await;
-    assert_eq!(
-        diff.changes[0].detail,
-        "changed: /etc/app.d, /etc/app.d/x.yaml -> restart"
-    );
+    assert_eq!(diff.changes[0].detail, "changed: /etc/app.d, /etc/app.d/x.yaml -> restart");
 }
 
 #[tokio::test]
@@ -219,10 +202,7 @@ async fn drift_of_the_unit_itself() {
     }
     let diff = plan(&host).await;
     assert_eq!(fields(&diff), [UNIT, "inputs"]);
-    assert_eq!(
-        diff.changes[1].detail,
-        "changed: /etc/systemd/system/app.service -> restart"
-    );
+    assert_eq!(diff.changes[1].detail, "changed: /etc/systemd/system/app.service -> restart");
     let host = up().await;
     set(&mut host.files(), "NeedDaemonReload", "yes");
     assert_eq!(fields(&plan(&host).await), ["loaded"]);
@@ -233,10 +213,7 @@ async fn drift_of_the_unit_itself() {
     set(&mut host.files(), "ActiveState", "inactive");
     set(&mut host.files(), "SubState", "dead");
     let diff = plan(&host).await;
-    assert_eq!(
-        diff.changes[0].detail,
-        "inactive (dead) since 2026-11-25 16:52:31 UTC -> running"
-    );
+    assert_eq!(diff.changes[0].detail, "inactive (dead) since 2026-11-25 16:52:31 UTC -> running");
     let host = up().await;
     set(&mut host.files(), "LoadState", "masked");
     let diff = plan(&host).await;
@@ -257,14 +234,8 @@ async fn a_failure_brings_the_journal() {
     let error = AnyResource::apply(&spec(), &host, &diff).await.unwrap_err();
     let failed = error.downcast_ref::<CommandFailed>().unwrap();
     assert_eq!(failed.tail, ["2026-11-25 app[7]: no such table"]);
-    assert_eq!(
-        failed.reason,
-        "left it failed (exit-code, status 1) since 2026-11-25 16:52:31 UTC"
-    );
-    assert!(
-        host.files().node(RECORD).is_none(),
-        "what failed is not recorded"
-    );
+    assert_eq!(failed.reason, "left it failed (exit-code, status 1) since 2026-11-25 16:52:31 UTC");
+    assert!(host.files().node(RECORD).is_none(), "what failed is not recorded");
 }
 
 #[tokio::test]
@@ -277,16 +248,9 @@ async fn waiting_has_an_end_and_says_why() {
     });
     let diff = plan(&host).await;
     let error = AnyResource::apply(&spec(), &host, &diff).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("did not bring it up within 120 s: activating (start)")
-    );
+    assert!(error.to_string().contains("did not bring it up within 120 s: activating (start)"));
     let said = host.progress_texts();
-    assert_eq!(
-        said.last().unwrap(),
-        "app.service is activating (start): waiting for the database, 119 s"
-    );
+    assert_eq!(said.last().unwrap(), "app.service is activating (start): waiting for the database, 119 s");
 
     let host = blank().on_run(&["systemctl", "start"], |files, _| {
         set(files, "ActiveState", "activating");
@@ -295,10 +259,7 @@ async fn waiting_has_an_end_and_says_why() {
         ok("")
     });
     let error = AnyResource::apply(&spec(), &host, &diff).await.unwrap_err();
-    assert!(
-        error.to_string().contains("had to restart it 5 times"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("had to restart it 5 times"), "{error}");
     assert!(host.slept().is_zero());
 }
 
@@ -325,10 +286,7 @@ async fn a_simple_service_must_live_for_a_second() {
         })
     });
     let error = AnyResource::apply(&spec(), &host, &diff).await.unwrap_err();
-    assert!(
-        error.to_string().contains("died within 1 s: failed"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("died within 1 s: failed"), "{error}");
 }
 
 #[tokio::test]
@@ -336,15 +294,8 @@ async fn units_of_packages() {
     let timer: SystemdUnit = serde_json::from_value(json!("logrotate.timer")).unwrap();
     let host = blank();
     let planned = timer.plan(&host).await.unwrap();
-    assert_eq!(
-        planned,
-        Planned::Pending("needs the unit logrotate.timer, which is not there yet".into())
-    );
-    host.files().put_file(
-        SHOW,
-        RUNNING.replace("UnitFileState=enabled", "UnitFileState=disabled"),
-        0o644,
-    );
+    assert_eq!(planned, Planned::Pending("needs the unit logrotate.timer, which is not there yet".into()));
+    host.files().put_file(SHOW, RUNNING.replace("UnitFileState=enabled", "UnitFileState=disabled"), 0o644);
     let Planned::Change(diff) = timer.plan(&host).await.unwrap() else {
         panic!("nothing planned");
     };
@@ -365,54 +316,28 @@ async fn units_of_packages() {
 async fn no_systemd_is_an_error() {
     let host = FakeHost::new().answer(
         &["systemctl", "show"],
-        failed(
-            1,
-            "System has not been booted with systemd as init system (PID 1). Can't operate.",
-        ),
+        failed(1, "System has not been booted with systemd as init system (PID 1). Can't operate."),
     );
     let error = spec().plan(&host).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("has not been booted with systemd")
-    );
+    assert!(error.to_string().contains("has not been booted with systemd"));
 }
 
 #[test]
 fn specs_are_checked() {
-    let check = |value| {
-        serde_json::from_value::<SystemdUnit>(value)
-            .unwrap()
-            .check()
-    };
+    let check = |value| serde_json::from_value::<SystemdUnit>(value).unwrap().check();
     check(json!("getty@tty1.service")).unwrap();
     check(json!({ "name": "a.service", "content": "[Service]\n", "enabled": false, "running": "leave" })).unwrap();
     for (value, reason) in [
         (json!("k3s"), "as in `k3s.service`"),
         (json!("../x.service"), "is no name"),
         (json!("--now.service"), "is no name"),
-        (
-            json!({ "name": "a.service", "content": "[Service]\n" }),
-            "no [Install] section",
-        ),
-        (
-            json!({ "name": "a.service", "inputs": ["etc/x"] }),
-            "absolute path",
-        ),
-        (
-            json!({ "name": "a.service", "drop_ins": { "x": "" } }),
-            "ends with .conf",
-        ),
+        (json!({ "name": "a.service", "content": "[Service]\n" }), "no [Install] section"),
+        (json!({ "name": "a.service", "inputs": ["etc/x"] }), "absolute path"),
+        (json!({ "name": "a.service", "drop_ins": { "x": "" } }), "ends with .conf"),
     ] {
         let error = check(value).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
-    let error =
-        serde_json::from_value::<SystemdUnit>(json!({ "name": "a.service", "running": "yes" }));
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("expected true, false or `leave`")
-    );
+    let error = serde_json::from_value::<SystemdUnit>(json!({ "name": "a.service", "running": "yes" }));
+    assert!(error.unwrap_err().to_string().contains("expected true, false or `leave`"));
 }

@@ -36,18 +36,15 @@ impl Network {
             };
             Some((address, length))
         };
-        let (address, length) = parsed().with_context(|| {
-            format!("{text:?} is no network (like 10.42.0.0/16) and no address")
-        })?;
+        let (address, length) =
+            parsed().with_context(|| format!("{text:?} is no network (like 10.42.0.0/16) and no address"))?;
         Ok(Self::Of(masked(address, length), length))
     }
 
     fn contains(&self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
-            Self::Of(network, length) => {
-                network.is_ipv4() == address.is_ipv4() && masked(address, *length) == *network
-            }
+            Self::Of(network, length) => network.is_ipv4() == address.is_ipv4() && masked(address, *length) == *network,
         }
     }
 }
@@ -136,10 +133,7 @@ impl Rule {
 
     /// Equal but for the comment.
     pub(super) fn same(&self, other: &Self) -> bool {
-        let bare = |rule: &Self| Self {
-            comment: None,
-            ..rule.clone()
-        };
+        let bare = |rule: &Self| Self { comment: None, ..rule.clone() };
         bare(self) == bare(other)
     }
 
@@ -150,10 +144,7 @@ impl Rule {
             None if ipv6 => vec![Family::V4, Family::V6],
             None => vec![Family::V4],
         };
-        let of = |family| Self {
-            family: Some(family),
-            ..self.clone()
-        };
+        let of = |family| Self { family: Some(family), ..self.clone() };
         families.into_iter().map(of).collect()
     }
 
@@ -168,11 +159,7 @@ impl Rule {
             None => part == "any" || part.parse() == Ok(port),
         });
         let client_fits = client.is_none_or(|client| {
-            let family = if client.is_ipv4() {
-                Family::V4
-            } else {
-                Family::V6
-            };
+            let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
             self.family.is_none_or(|own| own == family) && self.source.contains(client)
         });
         !self.routed
@@ -254,9 +241,7 @@ impl fmt::Display for Rule {
 pub(super) fn parse(text: &str) -> Result<Vec<Rule>> {
     text.lines()
         .filter_map(|line| line.strip_prefix("### tuple ### "))
-        .map(|line| {
-            tuple(line).with_context(|| format!("UFW has a rule that cannot be read: {line:?}"))
-        })
+        .map(|line| tuple(line).with_context(|| format!("UFW has a rule that cannot be read: {line:?}")))
         .collect()
 }
 
@@ -281,9 +266,7 @@ fn tuple(line: &str) -> Result<Rule> {
         Some(action) => (true, action),
         None => (false, fixed[0]),
     };
-    let v6 = [fixed[3], fixed[5]]
-        .iter()
-        .any(|address| address.contains(':'));
+    let v6 = [fixed[3], fixed[5]].iter().any(|address| address.contains(':'));
     Ok(Rule {
         routed,
         action: action.to_owned(),

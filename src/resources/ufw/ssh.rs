@@ -11,10 +11,7 @@ use crate::host::ReadHost;
 const CONFIG: &str = "/etc/ssh/sshd_config";
 /// Units that listen for sshd where it is started by a connection (Ubuntu 24.04): the administrator's drop-ins, and those
 /// that systemd's generator makes from sshd_config.
-const SOCKETS: &[&str] = &[
-    "/etc/systemd/system/ssh.socket.d",
-    "/run/systemd/generator/ssh.socket.d",
-];
+const SOCKETS: &[&str] = &["/etc/systemd/system/ssh.socket.d", "/run/systemd/generator/ssh.socket.d"];
 /// More includes than this are a loop.
 const DEPTH: u8 = 8;
 
@@ -42,26 +39,14 @@ impl Ssh {
                 ports.insert(22);
             }
         }
-        Ok(Self {
-            ports,
-            connection: connection(host)?,
-        })
+        Ok(Self { ports, connection: connection(host)? })
     }
 }
 
 /// Ports of `Port` and `ListenAddress` lines, included files too.
-fn configured(
-    host: &dyn ReadHost,
-    config: &str,
-    depth: u8,
-    ports: &mut BTreeSet<u16>,
-) -> Result<()> {
+fn configured(host: &dyn ReadHost, config: &str, depth: u8, ports: &mut BTreeSet<u16>) -> Result<()> {
     for line in config.lines() {
-        let line = line
-            .split('#')
-            .next()
-            .unwrap_or_default()
-            .replacen('=', " ", 1);
+        let line = line.split('#').next().unwrap_or_default().replacen('=', " ", 1);
         let mut words = line.split_whitespace();
         let Some(keyword) = words.next() else {
             continue;
@@ -95,9 +80,7 @@ fn port_of(address: &str) -> Option<u16> {
 /// Files of `sshd_config.d/*.conf`; relative paths are below /etc/ssh, and only the last component may have a `*`.
 fn matching(host: &dyn ReadHost, pattern: &str) -> Result<Vec<PathBuf>> {
     let path = Path::new("/etc/ssh").join(pattern);
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let (Some(dir), Some(name)) = (path.parent(), name) else {
         return Ok(Vec::new());
     };
@@ -105,16 +88,10 @@ fn matching(host: &dyn ReadHost, pattern: &str) -> Result<Vec<PathBuf>> {
         return Ok(vec![path]);
     };
     let fits = |found: &String| {
-        found.len() >= before.len() + after.len()
-            && found.starts_with(before)
-            && found.ends_with(after)
+        found.len() >= before.len() + after.len() && found.starts_with(before) && found.ends_with(after)
     };
     let names = host.list_dir(dir)?;
-    Ok(names
-        .into_iter()
-        .filter(fits)
-        .map(|name| dir.join(name))
-        .collect())
+    Ok(names.into_iter().filter(fits).map(|name| dir.join(name)).collect())
 }
 
 fn streams(unit: &str) -> impl Iterator<Item = u16> {
@@ -153,9 +130,7 @@ fn proc(process: &str, file: &str) -> PathBuf {
 /// `SSH_CONNECTION=client port server port`.
 fn of_environment(bytes: &[u8]) -> Option<(IpAddr, u16)> {
     let text = String::from_utf8_lossy(bytes);
-    let value = text
-        .split('\0')
-        .find_map(|entry| entry.strip_prefix("SSH_CONNECTION="))?;
+    let value = text.split('\0').find_map(|entry| entry.strip_prefix("SSH_CONNECTION="))?;
     let words: Vec<_> = value.split(' ').collect();
     // A link-local address has its interface after a `%`.
     let client = words.first()?.split('%').next()?;
@@ -195,11 +170,7 @@ mod tests {
         let host = FakeHost::new()
             .file("/proc/self/environ", "SUDO_USER=ada\0HOME=/root\0", 0o400)
             .file("/proc/self/status", "Name:\tprovision\nPPid:\t70\n", 0o444)
-            .file(
-                "/proc/70/environ",
-                "LANG=C\0SSH_CONNECTION=10.99.0.1 51324 10.99.0.2 2222\0",
-                0o400,
-            )
+            .file("/proc/70/environ", "LANG=C\0SSH_CONNECTION=10.99.0.1 51324 10.99.0.2 2222\0", 0o400)
             .file("/proc/70/status", "PPid:\t1\n", 0o444);
         let found = Ssh::find(&host).unwrap().connection;
         assert_eq!(found, Some(("10.99.0.1".parse().unwrap(), 2222)));

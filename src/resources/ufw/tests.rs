@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
+
 use serde_json::json;
 
 use super::*;
@@ -42,16 +44,10 @@ fn spec() -> Ufw {
 fn blank() -> FakeHost {
     FakeHost::new()
         .file("/etc/ssh/sshd_config", "Port 22\n", 0o644)
-        .file(
-            "/proc/self/environ",
-            "SSH_CONNECTION=10.99.0.1 51324 10.99.0.2 22\0",
-            0o400,
-        )
-        .on_query(&["iptables", "-S"], |files, _| {
-            match files.node("/fake/chain") {
-                Some(_) => ok(&files.text("/fake/chain")),
-                None => failed(1, "iptables: No chain/target/match by that name."),
-            }
+        .file("/proc/self/environ", "SSH_CONNECTION=10.99.0.1 51324 10.99.0.2 22\0", 0o400)
+        .on_query(&["iptables", "-S"], |files, _| match files.node("/fake/chain") {
+            Some(_) => ok(&files.text("/fake/chain")),
+            None => failed(1, "iptables: No chain/target/match by that name."),
         })
 }
 
@@ -71,47 +67,20 @@ fn installed() -> FakeHost {
             match words[..] {
                 ["--force", "enable"] => {
                     files.put_file(CONF, "ENABLED=yes\n", 0o644);
-                    files.put_file(
-                        "/fake/chain",
-                        "-N ufw-user-input\n-A ufw-user-input -j ACCEPT\n",
-                        0o644,
-                    );
+                    files.put_file("/fake/chain", "-N ufw-user-input\n-A ufw-user-input -j ACCEPT\n", 0o644);
                 }
                 ["disable"] => {
                     files.put_file(CONF, "ENABLED=no\n", 0o644);
                     files.remove("/fake/chain");
                 }
                 ["default", "deny", "incoming"] => files.put_file(DEFAULTS, DEFAULT, 0o644),
-                [
-                    "allow",
-                    "proto",
-                    "tcp",
-                    "from",
-                    "any",
-                    "to",
-                    "any",
-                    "port",
-                    "22",
-                    "comment",
-                    "ssh",
-                ] => {
-                    add(
-                        RULES_V4,
-                        "allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in comment=737368".into(),
-                    );
-                    add(
-                        RULES_V6,
-                        "allow tcp 22 ::/0 any ::/0 in comment=737368".into(),
-                    );
+                ["allow", "proto", "tcp", "from", "any", "to", "any", "port", "22", "comment", "ssh"] => {
+                    add(RULES_V4, "allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in comment=737368".into());
+                    add(RULES_V6, "allow tcp 22 ::/0 any ::/0 in comment=737368".into());
                 }
-                ["allow", "from", net, "to", "any"] => {
-                    add(RULES_V4, format!("allow any any 0.0.0.0/0 any {net} in"))
-                }
+                ["allow", "from", net, "to", "any"] => add(RULES_V4, format!("allow any any 0.0.0.0/0 any {net} in")),
                 ["route", "allow", "from", net, "to", "any"] => {
-                    add(
-                        RULES_V4,
-                        format!("route:allow any any 0.0.0.0/0 any {net} in"),
-                    );
+                    add(RULES_V4, format!("route:allow any any 0.0.0.0/0 any {net} in"));
                 }
                 _ => return failed(1, "ERROR: Invalid syntax"),
             }
@@ -147,9 +116,7 @@ async fn a_blank_host_is_planned_although_ufw_is_not_there() {
             "route allow from 10.42.0.0/16: (none) -> allow"
         ]
     );
-    let error = AnyResource::apply(&spec(), &blank(), &diff)
-        .await
-        .unwrap_err();
+    let error = AnyResource::apply(&spec(), &blank(), &diff).await.unwrap_err();
     assert!(error.to_string().starts_with("UFW is not installed"));
 }
 
@@ -163,13 +130,9 @@ async fn plan_apply_plan() {
     let last = host.runs().last().unwrap().argv.join(" ");
     assert_eq!(last, "ufw --force enable", "rules come before the firewall");
 
-    host.files()
-        .put_file("/fake/chain", "-N ufw-user-input\n", 0o644);
+    host.files().put_file("/fake/chain", "-N ufw-user-input\n", 0o644);
     let diff = plan(&spec(), &host).await;
-    assert_eq!(
-        lines(&diff),
-        ["enabled: active, but its rules are gone -> loaded"]
-    );
+    assert_eq!(lines(&diff), ["enabled: active, but its rules are gone -> loaded"]);
     host.files().remove("/fake/chain");
     let diff = plan(&spec(), &host).await;
     assert_eq!(lines(&diff), ["enabled: not loaded -> active"]);
@@ -183,9 +146,7 @@ async fn plan_apply_plan() {
 
 #[tokio::test]
 async fn rules_by_hand_stay_and_are_shown() {
-    let host = installed()
-        .file(RULES_V4, V4, 0o640)
-        .file(RULES_V6, V6, 0o640);
+    let host = installed().file(RULES_V4, V4, 0o640).file(RULES_V6, V6, 0o640);
     let diff = plan(&spec(), &host).await;
     assert_eq!(
         lines(&diff),
@@ -205,33 +166,22 @@ async fn rules_by_hand_stay_and_are_shown() {
 
 #[tokio::test]
 async fn nobody_is_locked_out() {
-    let without: Ufw =
-        serde_json::from_value(json!({ "trusted_networks": ["10.42.0.0/16"] })).unwrap();
+    let without: Ufw = serde_json::from_value(json!({ "trusted_networks": ["10.42.0.0/16"] })).unwrap();
     let error = without.plan(&installed()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "this would lock you out: no rule allows your SSH connection from 10.99.0.1 to port 22\n  hint: add `{ port: 22, proto: tcp }` to `allow`"
     );
     let elsewhere: Ufw =
-        serde_json::from_value(json!({ "allow": [{ "port": 22, "from": "192.168.0.0/16" }] }))
-            .unwrap();
+        serde_json::from_value(json!({ "allow": [{ "port": 22, "from": "192.168.0.0/16" }] })).unwrap();
     assert!(elsewhere.plan(&installed()).await.is_err());
     let local = installed().file("/proc/self/environ", "", 0o400);
-    assert!(
-        elsewhere.plan(&local).await.is_ok(),
-        "one network is enough for who sits on the host"
-    );
+    assert!(elsewhere.plan(&local).await.is_ok(), "one network is enough for who sits on the host");
     let other_port = local.file("/etc/ssh/sshd_config", "Port 2222\n", 0o644);
     let error = spec().plan(&other_port).await.unwrap_err().to_string();
-    assert!(
-        error.contains("port 2222, which sshd listens on"),
-        "{error}"
-    );
+    assert!(error.contains("port 2222, which sshd listens on"), "{error}");
     let by_hand = installed().file(RULES_V4, V4, 0o640);
-    assert!(
-        without.plan(&by_hand).await.is_ok(),
-        "a rule by hand admits it"
-    );
+    assert!(without.plan(&by_hand).await.is_ok(), "a rule by hand admits it");
     let open: Ufw = serde_json::from_value(json!({ "default_incoming": "allow" })).unwrap();
     assert!(open.plan(&installed()).await.is_ok());
 }
@@ -245,13 +195,9 @@ fn rules_of_one_family_are_not_enough() {
         ipv6: true,
         rules: rules::parse("### tuple ### allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in\n").unwrap(),
     };
-    let ssh: Ufw =
-        serde_json::from_value(json!({ "allow": [{ "port": "22", "proto": "tcp" }] })).unwrap();
+    let ssh: Ufw = serde_json::from_value(json!({ "allow": [{ "port": "22", "proto": "tcp" }] })).unwrap();
     assert_eq!(lines(&ssh.diff(&state)), ["allow 22/tcp: (none) -> allow"]);
-    let v4 = State {
-        ipv6: false,
-        ..state
-    };
+    let v4 = State { ipv6: false, ..state };
     assert!(ssh.diff(&v4).is_empty());
 }
 

@@ -1,0 +1,10 @@
+//! `provision agent`: the target end.
+
+use anyhow::Result;
+
+use super::Exit;
+
+pub async fn agent() -> Result<Exit> {
+    crate::agent::serve(tokio::io::stdin(), tokio::io::stdout()).await?;
+    Ok(Exit::Ok)
+}

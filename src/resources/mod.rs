@@ -19,7 +19,7 @@ mod placement;
 #[cfg(test)]
 mod promise_tests;
 pub mod registry;
-mod short_form;
+pub mod short_form;
 pub mod swap;
 pub mod sysctl;
 pub mod systemd_unit;

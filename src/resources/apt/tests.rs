@@ -151,6 +151,7 @@ fn failures_are_explained() {
             "E: Package 'mime-support' has no installation candidate",
             "Package 'mime-support' has no installation candidate on debian 12",
         ),
+        ("Package awk is a virtual package provided by:", "Package awk is a virtual package, not a real one"),
         ("E: Version '9' for 'jq' was not found", "Version '9' for 'jq' was not found"),
         ("E: You don't have enough free space in /var/cache/apt/archives/.", "the disk is full"),
         ("  Temporary failure resolving 'deb.example.org'", "the host cannot reach its package mirror"),

@@ -7,4 +7,4 @@ pub mod protocol;
 mod serve;
 pub mod status;
 
-pub use serve::serve;
+pub use serve::{Paths, serve};

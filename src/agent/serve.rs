@@ -1,7 +1,7 @@
 //! The agent's loop: takes one job, runs it, streams what happens, and ends. When the controller goes away, everything that
 //! runs is ended: nothing of ours stays behind.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +20,20 @@ use crate::host::real::{HostEvent, RealHost, RealHostOptions};
 use crate::host::{ReadHost, WriteHost};
 use crate::secrets::Redactor;
 
-/// State that survives a reboot: ledger, artifacts.
-const STATE: &str = "/var/lib/provision";
-/// State that must not: the lock.
-const RUNTIME: &str = "/run/provision";
+/// Where the agent keeps what it keeps.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// What survives a reboot: ledger, artifacts.
+    pub state: PathBuf,
+    /// What must not: the lock.
+    pub runtime: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self { state: "/var/lib/provision".into(), runtime: "/run/provision".into() }
+    }
+}
 
 /// Serves one job over a pair of streams.
 ///
@@ -32,6 +42,7 @@ const RUNTIME: &str = "/run/provision";
 pub async fn serve(
     mut input: impl AsyncRead + Send + Unpin + 'static,
     output: impl AsyncWrite + Send + Unpin + 'static,
+    paths: &Paths,
 ) -> Result<()> {
     let Some(Frame::Message(Request::Start(job))) = protocol::receive(&mut input).await? else {
         bail!("this is the target end of provision; it is started by `provision up`, not by hand");
@@ -43,7 +54,7 @@ pub async fn serve(
     let beat = tokio::spawn(beat(replies.clone()));
     let writer = tokio::spawn(write(output, queue, cancel.clone()));
     let blobs = Arc::new(blobs::Controller::new(replies.clone(), blob_receiver));
-    let last = match work(*job, &replies, blobs, &cancel).await {
+    let last = match work(*job, &replies, blobs, &cancel, paths).await {
         Ok(last) => last,
         Err(error) => Reply::Refused { message: format!("{error:#}") },
     };
@@ -131,6 +142,7 @@ async fn work(
     replies: &mpsc::UnboundedSender<Reply>,
     blobs: Arc<blobs::Controller>,
     cancel: &Cancel,
+    paths: &Paths,
 ) -> Result<Reply> {
     let teller = Teller { replies: replies.clone(), redactor: Redactor::new(&job.secrets) };
     let (stop, stopped) = watch::channel(false);
@@ -143,7 +155,7 @@ async fn work(
     });
     let host = RealHost::new(RealHostOptions {
         root: PathBuf::from("/"),
-        cache_dir: Path::new(STATE).join("cache"),
+        cache_dir: paths.state.join("cache"),
         blobs,
         events: Arc::new(|_| {}),
         cancel: stopped,
@@ -154,11 +166,11 @@ async fn work(
         Task::Plan => until_gone(cancel, plan::plan(&job.program, &host, &emit)).await,
         Task::Probe => until_gone(cancel, probe::probe(&job.program, &host, &emit)).await,
         Task::Status => {
-            let status = Status::of(&ledger::read(Path::new(STATE))?);
+            let status = Status::of(&ledger::read(&paths.state)?);
             let _ = replies.send(Reply::Status { status: Box::new(status) });
             Summary::default()
         }
-        Task::Up => run_up(&job, &host, &teller, cancel).await?,
+        Task::Up => run_up(&job, &host, &teller, cancel, paths).await?,
     };
     stopper.abort();
     Ok(Reply::Done { summary })
@@ -172,14 +184,14 @@ async fn until_gone(cancel: &Cancel, work: impl Future<Output = Summary>) -> Sum
     }
 }
 
-async fn run_up(job: &Job, host: &RealHost, teller: &Teller, cancel: &Cancel) -> Result<Summary> {
+async fn run_up(job: &Job, host: &RealHost, teller: &Teller, cancel: &Cancel, paths: &Paths) -> Result<Summary> {
     if !rustix::process::geteuid().is_root() {
         bail!("root is needed to change this host");
     }
     let since = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let holder = Holder { run_id: job.run_id.clone(), pid: std::process::id(), by: job.by.clone(), since };
-    let _lock = Lock::take(Path::new(RUNTIME), &holder)?;
-    let ledger = FileLedger::open(Path::new(STATE), &job.run_id, teller.redactor.clone())?;
+    let _lock = Lock::take(&paths.runtime, &holder)?;
+    let ledger = FileLedger::open(&paths.state, &job.run_id, teller.redactor.clone())?;
     let stages = job.program.stages.iter().map(|stage| stage.name.clone()).collect();
     ledger.append(Entry::RunStarted { by: job.by.clone(), stages }).context("the host's ledger cannot be written")?;
     let host_of = |stage: &str| -> Arc<dyn WriteHost> {

@@ -1,6 +1,13 @@
 //! Checks: probes that prove a promise. One file per kind.
 
+pub mod address;
+pub mod command;
+pub mod http;
+pub mod nodes_ready;
 pub mod registry;
+pub mod rollout;
+pub mod sql;
+pub mod tcp;
 
 use anyhow::Result;
 use async_trait::async_trait;

@@ -45,7 +45,14 @@ fn schema<R: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 }
 
 /// All kinds, in the order of the reference.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[
+    Kind::of::<super::http::Http>(),
+    Kind::of::<super::tcp::Tcp>(),
+    Kind::of::<super::command::Command>(),
+    Kind::of::<super::rollout::Rollout>(),
+    Kind::of::<super::nodes_ready::NodesReady>(),
+    Kind::of::<super::sql::Sql>(),
+];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

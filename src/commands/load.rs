@@ -157,7 +157,7 @@ pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) 
     if builds == Builds::Real {
         ui.redact_with(Redactor::new(&exposed));
     }
-    let mut supply = Supply::open(&project, builds, ui)?;
+    let supply = Supply::open(&project, builds)?;
     let mut programs = Vec::new();
     for (name, spec) in hosts {
         let context = context(&project, &name, &spec, &secrets);

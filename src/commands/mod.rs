@@ -93,7 +93,7 @@ async fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit> {
         Command::Validate => validate::validate(global, ui),
         Command::Config(command) => config::config(global, command, ui),
         Command::Secret(command) => secret::secret(global, command, ui),
-        Command::Artifact(command) => artifact::artifact(global, command, ui),
+        Command::Artifact(command) => artifact::artifact(global, command, ui).await,
         Command::Sandbox(command) => sandbox::sandbox(global, command, ui),
         Command::Completions { shell } => completions::completions(*shell),
         Command::Agent => agent::agent().await,

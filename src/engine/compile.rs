@@ -11,7 +11,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place};
 use crate::host::ArtifactPin;
 use crate::project::yaml::Node;
 use crate::project::{Entry, Project, StageFile, explain, flag, render};
-use crate::resources::{AnyResource, BuiltImage, Resolve, registry};
+use crate::resources::{AnyResource, BuiltImage, ImageSource, Resolve, registry};
 
 /// Seconds that `up` waits for a check unless the stage says otherwise.
 const WITHIN: u64 = 120;
@@ -29,6 +29,12 @@ pub trait Supplier {
     /// # Errors
     /// When the recipe is wrong or the build failed.
     fn image(&mut self, recipe: &str) -> Result<BuiltImage>;
+
+    /// An image that is pinned by name.
+    ///
+    /// # Errors
+    /// When there is none of this name, it is not an image, or building it failed.
+    fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
 }
 
 /// Makes the program for one host out of `stages`, in dependency order.
@@ -95,13 +101,21 @@ fn images(
         for entry in stage.resources.iter().filter(|entry| entry.kind == "image") {
             for (resource, _) in compiler.entry(entry) {
                 let spec = resource.spec().unwrap_or_default();
-                if let Some(reference) = spec.pointer("/built/reference").and_then(Value::as_str) {
-                    images.insert(resource.name(), Value::String(reference.to_owned()));
+                let resolved = spec.get("resolved").cloned().unwrap_or_default();
+                if let Ok(source) = serde_json::from_value::<ImageSource>(resolved) {
+                    images.insert(image_name(&resource.name()), Value::String(source.reference()));
                 }
             }
         }
     }
     images
+}
+
+/// `image.NAME` in templates: an artifact's name, or the folder of a recipe (`rul` for workloads/rul/image.yml).
+fn image_name(resource: &str) -> String {
+    let path = Path::new(resource);
+    let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    folder.unwrap_or_else(|| resource.to_owned())
 }
 
 struct Compiler<'a> {
@@ -189,8 +203,8 @@ impl Compiler<'_> {
         };
         let mut resources = Vec::new();
         for (node, context) in self.rendered(entry) {
-            match kind.parse(node.to_json()) {
-                Err(error) => self.faults.0.push(explain(&node, &error)),
+            match coercing(&entry.spec, node, |spec| kind.parse(spec)) {
+                Err(fault) => self.faults.0.push(fault),
                 Ok(mut resource) => {
                     let mut resolver = Resolver { project: self.project, supplier: self.supplier, context: &context };
                     match resource.resolve(&mut resolver) {
@@ -209,8 +223,8 @@ impl Compiler<'_> {
         };
         let mut probes = Vec::new();
         for (node, _) in self.rendered(entry) {
-            match kind.parse(node.to_json()) {
-                Err(error) => self.faults.0.push(explain(&node, &error)),
+            match coercing(&entry.spec, node, |spec| kind.parse(spec)) {
+                Err(fault) => self.faults.0.push(fault),
                 Ok(check) => match check.spec() {
                     Err(error) => self.faults.0.push(Diagnostic::at(entry.place.clone(), format!("{error:#}"))),
                     Ok(spec) => probes.push(Probe {
@@ -224,6 +238,27 @@ impl Compiler<'_> {
             }
         }
         probes
+    }
+}
+
+/// Reads a rendered spec. Where a text is expected and `{{ a.path }}` gave a number or a boolean, its text is taken; a bare
+/// number in the stage file stays an error (`mode: 0644`).
+fn coercing<T>(
+    written: &Node,
+    mut rendered: Node,
+    parse: impl Fn(Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>>,
+) -> Result<T, Diagnostic> {
+    loop {
+        let error = match parse(rendered.to_json()) {
+            Ok(parsed) => return Ok(parsed),
+            Err(error) => error,
+        };
+        let from_template = written.follow(error.path()).is_some_and(|node| node.as_str().is_some());
+        let wants_text = error.inner().to_string().contains("expected a string");
+        let scalar = rendered.follow_mut(error.path()).filter(|_| from_template && wants_text);
+        if !scalar.is_some_and(Node::make_text) {
+            return Err(explain(&rendered, &error));
+        }
     }
 }
 
@@ -270,5 +305,9 @@ impl Resolve for Resolver<'_> {
 
     fn image(&mut self, recipe: &str) -> Result<BuiltImage> {
         self.supplier.image(recipe)
+    }
+
+    fn image_artifact(&mut self, name: &str) -> Result<ImageSource> {
+        self.supplier.image_artifact(name)
     }
 }

@@ -100,7 +100,7 @@ impl Fetcher {
                     artifact.sha256
                 )
             })?;
-            self.download(artifact, url, &part, progress).await?;
+            self.ask_url(artifact, url, &part, progress).await?;
         }
         files::set_mode(&part, 0o644)?;
         files::rename(&part, &cached)?;
@@ -148,7 +148,7 @@ impl Fetcher {
         outcome
     }
 
-    async fn download(&self, artifact: &ArtifactPin, url: &str, part: &Path, progress: Progress<'_>) -> Result<()> {
+    async fn ask_url(&self, artifact: &ArtifactPin, url: &str, part: &Path, progress: Progress<'_>) -> Result<()> {
         let url = Url::parse(url).with_context(|| format!("{url:?} is no URL"))?;
         let source = shown(&url);
         let client = self.client.get_or_try_init(|| async { client() }).await?;
@@ -313,18 +313,22 @@ async fn sha256(path: &Path) -> Result<Option<String>> {
 }
 
 fn client() -> Result<Client> {
-    // An error says that one is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .user_agent(concat!("provision/", env!("CARGO_PKG_VERSION")))
+    http_client()
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
         .build()
         .context("cannot start an HTTP client")
 }
 
+/// An HTTP client of ours, to be finished.
+pub(crate) fn http_client() -> reqwest::ClientBuilder {
+    // An error says that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().user_agent(concat!("provision/", env!("CARGO_PKG_VERSION")))
+}
+
 /// An address without user, password and query, any of which may be a secret.
-fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     // They fail for addresses that cannot have them.
     let _ = url.set_username("");

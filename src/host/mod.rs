@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use facts::Facts;
 pub use fetch::BlobSource;
+pub(crate) use fetch::{http_client, shown};
 pub use query::Query;
 pub use real::{Events, HostEvent, RealHost, RealHostOptions, Stream};
 

@@ -73,11 +73,12 @@ pub async fn run(
         truncated: false,
     };
     let name = cmd.argv.first().context("no program was named")?;
-    let Some(program) = find(name) else {
+    let cwd = cwd.unwrap_or(Path::new("/"));
+    let Some(program) = find(name, cwd) else {
         return Ok(finished);
     };
-    let mut child =
-        spawn(command(&program, cmd, cwd)).with_context(|| format!("cannot start {}", program.display()))?;
+    let mut child = spawn(command(&program, cmd, cwd))
+        .with_context(|| format!("cannot start {} in {}", program.display(), cwd.display()))?;
     let mut group = Group::of(&child);
 
     let stdin = child.stdin.take();
@@ -163,12 +164,12 @@ pub async fn cancelled(cancel: &watch::Receiver<bool>) {
     }
 }
 
-fn find(program: &str) -> Option<PathBuf> {
-    which::which_in(program, Some(PATH), "/").ok()
+fn find(program: &str, cwd: &Path) -> Option<PathBuf> {
+    which::which_in(program, Some(PATH), cwd).ok()
 }
 
-fn command(program: &Path, cmd: &Cmd, cwd: Option<&Path>) -> Command {
-    static SETPRIV: LazyLock<Option<PathBuf>> = LazyLock::new(|| find("setpriv"));
+fn command(program: &Path, cmd: &Cmd, cwd: &Path) -> Command {
+    static SETPRIV: LazyLock<Option<PathBuf>> = LazyLock::new(|| find("setpriv", Path::new("/")));
     let mut command = match &*SETPRIV {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -186,7 +187,7 @@ fn command(program: &Path, cmd: &Cmd, cwd: Option<&Path>) -> Command {
         .env("LC_ALL", "C.UTF-8")
         .env("HOME", home)
         .envs(cmd.env.iter().map(|(name, value)| (name, value)))
-        .current_dir(cwd.unwrap_or(Path::new("/")))
+        .current_dir(cwd)
         .stdin(if cmd.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

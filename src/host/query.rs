@@ -66,9 +66,14 @@ impl Query {
         Self::of(["id", "-Gn", "--", user])
     }
 
-    /// Images in k3s's containerd whose reference is `reference`, as a table with digest and labels.
-    pub fn k3s_image(reference: &str) -> Self {
-        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images", "ls", &format!("name=={reference}")])
+    /// Images in k3s's containerd, as a table with digest and labels.
+    pub fn k3s_images() -> Self {
+        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images", "ls"])
+    }
+
+    /// Containers in k3s's containerd, as a table with the image of each.
+    pub fn k3s_containers() -> Self {
+        Self::of(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "containers", "ls"])
     }
 
     /// Version of an installed program.

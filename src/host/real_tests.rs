@@ -185,7 +185,7 @@ impl Small {
         let dir = tempfile::tempdir().unwrap();
         let mounted =
             std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
+        mounted.is_ok_and(|status| status.success()).then(|| Self(dir))
     }
 
     pub fn path(&self) -> &Path {
@@ -248,6 +248,8 @@ async fn a_failure_keeps_the_last_lines() {
     assert_eq!(failed.to_string(), "`sh -c seq 30; exit 3` ended with status 3");
     let failed = failure(&rooted.host, &shell("kill -9 $$")).await;
     assert_eq!((failed.reason.as_str(), failed.status), ("was ended by signal 9", Some(137)));
+    let error = rooted.host.run(&shell("true").cwd("/no/where")).await.unwrap_err();
+    assert!(format!("{error:#}").contains("/no/where: No such file"), "{error:#}");
     let failed = failure(&rooted.host, &Cmd::new(["no-such-program"])).await;
     assert_eq!(failed.to_string(), "`no-such-program` is not installed");
 }

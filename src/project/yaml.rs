@@ -7,6 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use serde_path_to_error::Segment;
 use serde_yaml::Spanned;
 
 use crate::diagnostic::{Diagnostic, Place};
@@ -99,20 +100,49 @@ impl Node {
 
     /// The place of what a `serde_path_to_error` path points at; the deepest part that exists.
     pub fn place_of(&self, path: &serde_path_to_error::Path) -> &Place {
-        use serde_path_to_error::Segment;
         let mut node = self;
         for segment in path.iter() {
-            let next = match (segment, &node.data) {
-                (Segment::Map { key }, _) => node.get(key),
-                (Segment::Seq { index }, Data::List(items)) => items.get(*index),
-                _ => None,
-            };
-            match next {
+            match node.child(segment) {
                 Some(next) => node = next,
                 None => break,
             }
         }
         &node.place
+    }
+
+    /// What a `serde_path_to_error` path points at.
+    pub fn follow(&self, path: &serde_path_to_error::Path) -> Option<&Node> {
+        path.iter().try_fold(self, |node, segment| node.child(segment))
+    }
+
+    /// As [`Node::follow`], to change it.
+    pub fn follow_mut(&mut self, path: &serde_path_to_error::Path) -> Option<&mut Node> {
+        path.iter().try_fold(self, |node, segment| match (segment, &mut node.data) {
+            (Segment::Map { key }, Data::Map(entries)) => {
+                entries.iter_mut().find(|(have, _)| have.name == *key).map(|(_, node)| node)
+            }
+            (Segment::Seq { index }, Data::List(items)) => items.get_mut(*index),
+            _ => None,
+        })
+    }
+
+    fn child(&self, segment: &Segment) -> Option<&Node> {
+        match (segment, &self.data) {
+            (Segment::Map { key }, _) => self.get(key),
+            (Segment::Seq { index }, Data::List(items)) => items.get(*index),
+            _ => None,
+        }
+    }
+
+    /// Makes a number or boolean its text; `false` when this is something else.
+    pub fn make_text(&mut self) -> bool {
+        let text = match &self.data {
+            Data::Number(number) => number.to_string(),
+            Data::Bool(truth) => truth.to_string(),
+            _ => return false,
+        };
+        self.data = Data::String(text);
+        true
     }
 
     /// The word for what this is, for messages.

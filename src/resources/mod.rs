@@ -11,14 +11,20 @@ pub mod directory;
 pub mod download;
 pub mod file;
 pub mod hostname;
+pub mod image;
 pub mod kernel_module;
 pub mod link;
+pub mod manifest;
 pub mod mode;
+pub mod namespace;
 pub mod path;
 mod placement;
+pub mod postgres_database;
+pub mod postgres_role;
 #[cfg(test)]
 mod promise_tests;
 pub mod registry;
+pub mod secret;
 pub mod short_form;
 pub mod swap;
 pub mod sysctl;
@@ -38,6 +44,8 @@ use serde::de::DeserializeOwned;
 
 use crate::diff::Diff;
 use crate::host::{ArtifactPin, ReadHost, WriteHost};
+
+pub use crate::image::{BuiltImage, ImageSource};
 
 /// What observing found.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,17 +81,12 @@ pub trait Resolve {
     /// # Errors
     /// When the recipe is wrong or the build fails.
     fn image(&mut self, recipe: &str) -> Result<BuiltImage>;
-}
 
-/// An image that the controller built or has in its cache: an OCI layout tar.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct BuiltImage {
-    /// Full reference with the content hash as tag: `provision.local/rul:3f2a…`.
-    pub reference: String,
-    /// Digest of its manifest: `sha256:…`.
-    pub digest: String,
-    /// The archive.
-    pub archive: ArtifactPin,
+    /// A pinned image by its name in `artifacts.yml`: one of a registry, or built from the recipe that is laid over it.
+    ///
+    /// # Errors
+    /// When there is none of this name (with a suggestion), it is not an image, or the build fails.
+    fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
 }
 
 /// One thing in a desired state.

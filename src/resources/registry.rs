@@ -61,6 +61,12 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::systemd_unit::SystemdUnit>(),
     Kind::of::<super::user::User>(),
     Kind::of::<super::command::Command>(),
+    Kind::of::<super::namespace::Namespace>(),
+    Kind::of::<super::secret::Secret>(),
+    Kind::of::<super::manifest::Manifest>(),
+    Kind::of::<super::image::Image>(),
+    Kind::of::<super::postgres_role::PostgresRole>(),
+    Kind::of::<super::postgres_database::PostgresDatabase>(),
 ];
 
 /// The kind of this name.

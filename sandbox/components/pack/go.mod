@@ -1,0 +1,3 @@
+module provision.sandbox/components/pack
+
+go 1.26.0

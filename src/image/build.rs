@@ -1,0 +1,339 @@
+//! From recipe to archive, through the cache.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::layer::{Entry, Layer};
+use super::recipe::{From, Loaded, Owner};
+use super::{BuiltImage, debian, layout, recipe};
+use crate::artifacts::{Built, Inputs, Progress, Store};
+use crate::host::ArtifactPin;
+
+/// Changes when the same inputs would give another image.
+const BUILDER: &str = "image 1";
+
+/// Certificate authorities, where Debian and Ubuntu keep them.
+const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Builds the image of a recipe, or finds it in the cache: then no program runs.
+///
+/// `project_root` is the folder with the workspace that `cargo:` names programs of.
+///
+/// # Errors
+/// What is wrong with the recipe (with file:line:col), or why the build failed.
+pub fn build(recipe_path: &Path, project_root: &Path, store: &Store, progress: Progress<'_>) -> Result<BuiltImage> {
+    let root = &std::fs::canonicalize(project_root).with_context(|| format!("reading {}", project_root.display()))?;
+    let loaded = recipe::load(recipe_path)?;
+    let name = loaded.recipe.name.value.clone();
+    let context = || format!("building the image {name} of {}", recipe_path.display());
+    let key = key(&loaded, root).with_context(context)?;
+    if let Some(image) = store.built(&key)?.and_then(pin) {
+        return Ok(image);
+    }
+    let _held = store.lock(&key, &name, progress)?;
+    if let Some(image) = store.built(&key)?.and_then(pin) {
+        return Ok(image);
+    }
+    progress(&format!("{name}: building"));
+    let work = store.work(&name)?;
+    let mut layers = Vec::new();
+    if let Some(debian) = &loaded.recipe.debian {
+        layers.push(debian::layer(debian, store, progress).with_context(context)?);
+    }
+    let path = work.path().join("layer.tar");
+    let written =
+        own_layer(&loaded, root, store, progress).and_then(|layer| layer.write(&path)).with_context(context)?;
+    layers.push((path, written));
+    let archive = work.path().join("image.tar.zst");
+    let image = layout::write(&loaded.recipe, &layers, &archive).with_context(context)?;
+    progress(&format!("{name}: built {}", image.reference));
+    let identity = Some((image.reference, image.digest));
+    let built = store.put_built_image(&key, &name, &archive, identity)?;
+    pin(built).context("a built image without a reference")
+}
+
+/// The image of a recipe, if the cache has it. Builds nothing.
+///
+/// # Errors
+/// When the recipe is wrong, or an input or the cache cannot be read.
+pub fn cached(recipe_path: &Path, project_root: &Path, store: &Store) -> Result<Option<BuiltImage>> {
+    let root = std::fs::canonicalize(project_root)?;
+    let key = key(&recipe::load(recipe_path)?, &root)?;
+    Ok(store.built(&key)?.and_then(pin))
+}
+
+fn pin(built: Built) -> Option<BuiltImage> {
+    let reference = built.reference?;
+    Some(BuiltImage {
+        archive: ArtifactPin {
+            name: format!("image {}", built.name),
+            version: reference.rsplit_once(':')?.1.to_owned(),
+            sha256: built.sha256,
+            url: None,
+        },
+        digest: built.digest?,
+        reference,
+    })
+}
+
+/// Key of everything that the image is made from.
+fn key(loaded: &Loaded, root: &Path) -> Result<String> {
+    let mut inputs = Inputs::new(BUILDER);
+    inputs.add("arch", std::env::consts::ARCH);
+    inputs.add("recipe", &loaded.text);
+    for from in &loaded.from {
+        match from {
+            From::Content(_) => {} // in the recipe's text
+            From::Path(path) => inputs.add_tree("file", path)?,
+            From::Cargo(binary) => binary.add_inputs(&mut inputs, root)?,
+        }
+    }
+    if loaded.recipe.ca_bundle {
+        inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
+    }
+    Ok(inputs.key())
+}
+
+const NO_CA: &str = "`ca_bundle: true` needs the package ca-certificates on this machine";
+
+/// The layer with everything that the recipe names.
+fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>) -> Result<Layer> {
+    let recipe = &loaded.recipe;
+    let mut layer = Layer::default();
+    let root_owner = Owner::default();
+    let temporary = Entry::Directory { mode: 0o1777, owner: root_owner };
+    layer.insert("/tmp", temporary);
+    let text = |content: String| Entry::Content { content: content.into_bytes(), mode: 0o644, owner: root_owner };
+    let mut passwd = "root:x:0:0:root:/root:/sbin/nologin\n".to_owned();
+    let mut group = "root:x:0:\n".to_owned();
+    if let Some(user) = recipe.user.as_ref().map(recipe::User::named).filter(|user| user.uid != 0) {
+        let gid = user.gid.unwrap_or(user.uid);
+        let home = user.home.as_deref().unwrap_or("/");
+        let shell = user.shell.as_deref().unwrap_or("/sbin/nologin");
+        let name = &user.name;
+        passwd.push_str(&format!("{name}:x:{}:{gid}:{name}:{home}:{shell}\n", user.uid));
+        if gid != 0 {
+            group.push_str(&format!("{name}:x:{gid}:\n"));
+        }
+    }
+    layer.insert("/etc/passwd", text(passwd));
+    layer.insert("/etc/group", text(group));
+    if recipe.ca_bundle {
+        layer.insert_tree(&PathBuf::from(CA_BUNDLE), CA_BUNDLE, Some(0o644), root_owner).context(NO_CA)?;
+    }
+    for directory in &recipe.directories {
+        let (mode, owner) = (directory.mode.0, directory.owner);
+        layer.insert(&directory.path, Entry::Directory { mode, owner });
+    }
+    for (entry, from) in recipe.files.iter().map(|entry| &entry.value).zip(&loaded.from) {
+        let mode = entry.mode.map(|mode| mode.0);
+        match from {
+            From::Path(path) => layer.insert_tree(path, &entry.to, mode, entry.owner)?,
+            From::Cargo(binary) => {
+                let program = binary.build(root, store, progress)?;
+                layer.insert_tree(&program, &entry.to, mode, entry.owner)?;
+            }
+            From::Content(content) => layer.insert(
+                &entry.to,
+                Entry::Content {
+                    content: content.clone().into_bytes(),
+                    mode: mode.unwrap_or(0o644),
+                    owner: entry.owner,
+                },
+            ),
+        }
+    }
+    for link in &recipe.links {
+        layer.insert(&link.path, Entry::Link { target: link.target.clone() });
+    }
+    Ok(layer)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Mutex;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const RECIPE: &str = "\
+name: hello
+files:
+  - { from: data, to: /srv/data, owner: '65532:65532' }
+  - { content: 'x', to: /etc/x.conf, mode: '0600' }
+directories:
+  - { path: /data, mode: '0700', owner: '65532:65532' }
+links:
+  - { path: /srv/link, target: data }
+user: 65532
+env: { B: '2', A: '1' }
+entrypoint: [/hello]
+cmd: [serve]
+labels: { a: b }
+workdir: /srv
+ports: [8080]
+";
+
+    fn project(folder: &Path) -> PathBuf {
+        fs::create_dir_all(folder.join("image/data/sub")).unwrap();
+        let recipe = folder.join("image/image.yml");
+        fs::write(&recipe, RECIPE).unwrap();
+        fs::write(folder.join("image/data/b"), "b").unwrap();
+        fs::write(folder.join("image/data/sub/a"), "a").unwrap();
+        fs::set_permissions(folder.join("image/data/b"), fs::Permissions::from_mode(0o750)).unwrap();
+        recipe
+    }
+
+    /// Every file in the archive by its name.
+    fn unpack(store: &Store, image: &BuiltImage) -> BTreeMap<String, Vec<u8>> {
+        let file = store.open_blob(&image.archive.sha256).unwrap().unwrap();
+        files(zstd::Decoder::new(file).unwrap())
+    }
+
+    fn files(tar: impl Read) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(tar).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            files.insert(entry.path().unwrap().display().to_string(), content);
+        }
+        files
+    }
+
+    fn blob<'a>(files: &'a BTreeMap<String, Vec<u8>>, digest: &Value) -> &'a [u8] {
+        &files[&format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"))]
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_image_elsewhere_and_is_built_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("elsewhere/two"));
+        let recipe = project(&one);
+        let said = Mutex::new(Vec::new());
+        let say = |line: &str| said.lock().unwrap().push(line.to_owned());
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let image = build(&recipe, &one, &store, &say).unwrap();
+        assert!(!said.lock().unwrap().is_empty());
+        said.lock().unwrap().clear();
+        assert_eq!(build(&recipe, &one, &store, &say).unwrap(), image);
+        assert_eq!(*said.lock().unwrap(), Vec::<String>::new(), "unchanged input is not built");
+
+        let other = Store::at(dir.path().join("other")).unwrap();
+        let recipe = project(&two);
+        assert_eq!(build(&recipe, &two, &other, &say).unwrap(), image);
+        fs::write(two.join("image/data/sub/a"), "changed").unwrap();
+        let changed = build(&recipe, &two, &other, &say).unwrap();
+        assert_ne!(changed.digest, image.digest);
+        assert_ne!(changed.reference, image.reference);
+    }
+
+    #[test]
+    fn the_layout_is_what_the_image_specification_asks_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = project(dir.path());
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let image = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        let files = unpack(&store, &image);
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let descriptor = &index["manifests"][0];
+        assert_eq!(descriptor["digest"], image.digest.as_str());
+        assert_eq!(descriptor["annotations"]["io.containerd.image.name"], image.reference.as_str());
+        let tag = &image.digest["sha256:".len()..][..16];
+        assert_eq!(image.reference, format!("provision.local/hello:{tag}"));
+        for (name, content) in &files {
+            if let Some(hash) = name.strip_prefix("blobs/sha256/") {
+                assert_eq!(crate::hash::sha256(content), hash, "{name}");
+            }
+        }
+        let manifest: Value = serde_json::from_slice(blob(&files, &descriptor["digest"])).unwrap();
+        let config: Value = serde_json::from_slice(blob(&files, &manifest["config"]["digest"])).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
+        insta::assert_snapshot!(config["config"], @r#"{"User":"65532:65532","ExposedPorts":{"8080/tcp":{}},"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","A=1","B=2"],"Entrypoint":["/hello"],"Cmd":["serve"],"WorkingDir":"/srv","Labels":{"a":"b"}}"#);
+
+        let layer = blob(&files, &manifest["layers"][0]["digest"]);
+        let mut listing = Vec::new();
+        for entry in tar::Archive::new(layer).entries().unwrap() {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!(header.mtime().unwrap(), 0);
+            listing.push(format!(
+                "{:04o} {} {}",
+                header.mode().unwrap(),
+                header.uid().unwrap(),
+                entry.path().unwrap().display()
+            ));
+        }
+        insta::assert_snapshot!(listing.join("\n"), @"
+        0700 65532 data/
+        0755 0 etc/
+        0644 0 etc/group
+        0644 0 etc/passwd
+        0600 0 etc/x.conf
+        0755 0 srv/
+        0755 65532 srv/data/
+        0755 65532 srv/data/b
+        0755 65532 srv/data/sub/
+        0644 65532 srv/data/sub/a
+        0777 0 srv/link
+        1777 0 tmp/
+        ");
+        let files = files_of_layer(layer);
+        assert_eq!(
+            files["etc/passwd"],
+            "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
+        );
+    }
+
+    fn files_of_layer(layer: &[u8]) -> BTreeMap<String, String> {
+        let text = |(name, content): (String, Vec<u8>)| Some((name, String::from_utf8(content).ok()?));
+        files(layer).into_iter().filter_map(text).collect()
+    }
+
+    #[test]
+    fn a_program_of_the_workspace_is_built_static_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("project");
+        fs::create_dir_all(root.join("hello/src")).unwrap();
+        let write = |path: &str, text: &str| fs::write(root.join(path), text).unwrap();
+        write("Cargo.toml", "[workspace]\nresolver = '3'\nmembers = ['hello']\n");
+        write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"hello\"\nversion = \"0.1.0\"\n");
+        write("hello/Cargo.toml", "[package]\nname = 'hello'\nversion = '0.1.0'\nedition = '2024'\n");
+        write("hello/src/main.rs", "fn main() { println!(\"hello\") }\n");
+        write("hello/image.yml", "name: hello\nfiles: [{ from: 'cargo:hello/hello', to: /hello }]\n");
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let recipe = root.join("hello/image.yml");
+        let image = build(&recipe, &root, &store, &|_| {}).unwrap();
+
+        let layer = unpack(&store, &image)
+            .into_iter()
+            .find(|(name, content)| name.starts_with("blobs/") && content.windows(5).any(|window| window == b"ustar"));
+        let program = files(&layer.unwrap().1[..]).remove("hello").unwrap();
+        let path = dir.path().join("hello");
+        fs::write(&path, &program).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let run = std::process::Command::new(&path).output().unwrap();
+        assert_eq!(run.stdout, b"hello\n");
+        let loader = b"/lib64/ld-linux";
+        assert!(!program.windows(loader.len()).any(|window| window == loader), "it is linked statically");
+        let here = dir.path().to_str().unwrap().as_bytes();
+        assert!(!program.windows(here.len()).any(|window| window == here), "no path of this machine is in it");
+
+        // Without the program that cargo left, building again could not go unnoticed.
+        fs::remove_dir_all(store.root().join("cargo")).unwrap();
+        assert_eq!(build(&recipe, &root, &store, &|_| {}).unwrap(), image);
+        assert!(!store.root().join("cargo").exists(), "unchanged input runs no cargo");
+
+        write("hello/src/main.rs", "fn main() { nonsense }\n");
+        let error = format!("{:#}", build(&recipe, &root, &store, &|_| {}).unwrap_err());
+        assert!(error.contains("cannot find value `nonsense`"), "{error}");
+        assert_eq!(fs::read_dir(store.root().join("work")).unwrap().count(), 0, "nothing is left behind");
+    }
+}

@@ -1,0 +1,172 @@
+//! One layer: a tar of sorted entries with fixed times.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
+
+use super::recipe::Owner;
+
+/// What is at a path.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    Directory {
+        mode: u32,
+        owner: Owner,
+    },
+    /// A file of the controller.
+    File {
+        source: PathBuf,
+        mode: u32,
+        owner: Owner,
+    },
+    Content {
+        content: Vec<u8>,
+        mode: u32,
+        owner: Owner,
+    },
+    Link {
+        target: String,
+    },
+}
+
+/// Entries by path without the leading slash; parents come before what is in them.
+#[derive(Debug, Default)]
+pub struct Layer {
+    entries: BTreeMap<String, Entry>,
+}
+
+/// A layer as a file: SHA-256 and size of the uncompressed tar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub sha256: String,
+    pub size: u64,
+}
+
+impl Layer {
+    /// Puts an entry at an absolute path, over what was there, and its missing parents (root's, 0755).
+    pub fn insert(&mut self, path: &str, entry: Entry) {
+        let path = path.trim_matches('/');
+        for (at, _) in path.match_indices('/') {
+            self.entries
+                .entry(path[..at].to_owned())
+                .or_insert(Entry::Directory { mode: 0o755, owner: Owner::default() });
+        }
+        self.entries.insert(path.to_owned(), entry);
+    }
+
+    pub fn contains(&self, path: &str) -> bool {
+        self.entries.contains_key(path.trim_matches('/'))
+    }
+
+    /// Puts a file of the controller at `to`, or a folder with all in it (links stay links).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn insert_tree(&mut self, from: &Path, to: &str, mode: Option<u32>, owner: Owner) -> Result<()> {
+        let context = || format!("reading {}", from.display());
+        let metadata = std::fs::symlink_metadata(from).with_context(context)?;
+        if metadata.is_symlink() {
+            let target = std::fs::read_link(from).with_context(context)?;
+            let target = target.to_string_lossy().into_owned();
+            self.insert(to, Entry::Link { target });
+        } else if metadata.is_dir() {
+            self.insert(to, Entry::Directory { mode: 0o755, owner });
+            for entry in std::fs::read_dir(from).with_context(context)? {
+                let entry = entry.with_context(context)?;
+                let inner = format!("{to}/{}", entry.file_name().to_string_lossy());
+                self.insert_tree(&entry.path(), &inner, mode, owner)?;
+            }
+        } else {
+            // The umask of a checkout must not show in the image.
+            let executable = metadata.permissions().mode() & 0o111 != 0;
+            let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
+            let source = from.to_owned();
+            self.insert(to, Entry::File { source, mode, owner });
+        }
+        Ok(())
+    }
+
+    /// Writes the tar.
+    ///
+    /// # Errors
+    /// When a source cannot be read or the tar cannot be written.
+    pub fn write(&self, to: &Path) -> Result<Written> {
+        let file = File::create(to).with_context(|| format!("writing {}", to.display()))?;
+        let mut tar = tar::Builder::new(Hashing::new(BufWriter::new(file)));
+        for (path, entry) in &self.entries {
+            let mut header = Header::new_gnu();
+            // One fixed moment: the epoch.
+            header.set_mtime(0);
+            let (mode, owner) = match entry {
+                Entry::Directory { mode, owner }
+                | Entry::File { mode, owner, .. }
+                | Entry::Content { mode, owner, .. } => (*mode, *owner),
+                Entry::Link { .. } => (0o777, Owner::default()),
+            };
+            header.set_mode(mode);
+            header.set_uid(owner.uid.into());
+            header.set_gid(owner.gid.into());
+            header.set_size(0);
+            match entry {
+                Entry::Directory { .. } => {
+                    header.set_entry_type(EntryType::Directory);
+                    tar.append_data(&mut header, format!("{path}/"), io::empty())
+                }
+                Entry::Link { target } => {
+                    header.set_entry_type(EntryType::Symlink);
+                    tar.append_link(&mut header, path, target)
+                }
+                Entry::Content { content, .. } => {
+                    header.set_size(content.len() as u64);
+                    tar.append_data(&mut header, path, content.as_slice())
+                }
+                Entry::File { source, .. } => {
+                    let file = File::open(source).with_context(|| format!("reading {}", source.display()))?;
+                    let size = file.metadata()?.len();
+                    header.set_size(size);
+                    tar.append_data(&mut header, path, file.take(size))
+                }
+            }
+            .with_context(|| format!("writing /{path} into a layer"))?;
+        }
+        let (sha256, size, mut file) = tar.into_inner()?.finish();
+        file.flush()?;
+        Ok(Written { sha256, size })
+    }
+}
+
+/// Hashes and counts what goes through.
+struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W: Write> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hasher: Sha256::new(), size: 0 }
+    }
+
+    fn finish(self) -> (String, u64, W) {
+        (hex::encode(self.hasher.finalize()), self.size, self.inner)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

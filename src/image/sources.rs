@@ -1,0 +1,217 @@
+//! What names in stage files stand for: artifacts of the lock and images of recipes, built where they must be.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{BuiltImage, build};
+use crate::artifacts::{Artifact, Lock, Progress, Source, Store, download, script};
+use crate::host::ArtifactPin;
+
+/// An image, wherever it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// Built on the controller.
+    Built(BuiltImage),
+    /// Pulled by the host from a registry.
+    Registry {
+        /// With tag, without digest: `docker.io/library/postgres:17.11-bookworm`.
+        reference: String,
+        /// `sha256:…`.
+        digest: String,
+    },
+}
+
+impl ImageSource {
+    /// What goes into the `image:` of a pod: with a tag for people and fixed by content.
+    pub fn reference(&self) -> String {
+        match self {
+            Self::Built(image) => image.reference.clone(),
+            Self::Registry { reference, digest } => format!("{reference}@{digest}"),
+        }
+    }
+
+    /// The name that containerd has it under, the one that a pod's reference leads to.
+    pub fn stored_name(&self) -> String {
+        match self {
+            Self::Built(image) => image.reference.clone(),
+            Self::Registry { reference, digest } => {
+                let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
+                format!("{name}@{digest}")
+            }
+        }
+    }
+
+    /// Digest of its manifest or index.
+    pub fn digest(&self) -> &str {
+        match self {
+            Self::Built(image) => &image.digest,
+            Self::Registry { digest, .. } => digest,
+        }
+    }
+}
+
+/// One row of the list of artifacts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    pub name: String,
+    pub version: String,
+    pub kind: crate::artifacts::Kind,
+    /// URL, image reference, or `recipe PATH`.
+    pub from: String,
+    /// SHA-256 or digest; `None` for what is not built yet.
+    pub hash: Option<String>,
+    /// Bytes in the cache; `None` when it is not there.
+    pub cached: Option<u64>,
+    pub license: Option<String>,
+}
+
+/// The artifacts of a project and the cache that holds them.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    lock: Lock,
+    store: Store,
+    root: PathBuf,
+}
+
+impl Sources {
+    /// `root` is the project's folder, which recipes are relative to.
+    pub fn new(lock: Lock, store: Store, root: impl Into<PathBuf>) -> Self {
+        Self { lock, store, root: root.into() }
+    }
+
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The file of an artifact; what comes from a recipe is built, if the cache does not have it. Brings nothing from a URL.
+    ///
+    /// # Errors
+    /// When there is none of this name (with a suggestion), it is not a file, or building fails.
+    pub fn artifact(&self, name: &str, progress: Progress<'_>) -> Result<ArtifactPin> {
+        let artifact = self.lock.get(name)?;
+        match &artifact.source {
+            Source::Url { .. } | Source::Registry { .. } => self.lock.pin(name),
+            Source::Script(recipe) => {
+                let built = script::ensure(artifact, recipe, &self.root, &self.store, progress)?;
+                Ok(ArtifactPin {
+                    name: name.to_owned(),
+                    version: artifact.version.clone(),
+                    sha256: built.sha256,
+                    url: None,
+                })
+            }
+            Source::Image(recipe) => Ok(self.artifact_image_recipe(artifact, recipe, progress)?.archive),
+        }
+    }
+
+    /// The image of a recipe, relative to the project; built, if the cache does not have it.
+    ///
+    /// # Errors
+    /// When the recipe is wrong or the build fails.
+    pub fn image(&self, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
+        build(&self.root.join(recipe), &self.root, &self.store, progress)
+    }
+
+    /// The image of an artifact; what comes from a recipe is built, if the cache does not have it.
+    ///
+    /// # Errors
+    /// When there is none of this name (with a suggestion), it is not an image, or building fails.
+    pub fn image_artifact(&self, name: &str, progress: Progress<'_>) -> Result<ImageSource> {
+        let artifact = self.lock.get(name)?;
+        match &artifact.source {
+            Source::Registry { reference, digest } => {
+                Ok(ImageSource::Registry { reference: reference.clone(), digest: digest.clone() })
+            }
+            Source::Image(recipe) => Ok(ImageSource::Built(self.artifact_image_recipe(artifact, recipe, progress)?)),
+            Source::Url { .. } | Source::Script(_) => {
+                bail!("{}: artifact {name} is a file, not an image", artifact.place)
+            }
+        }
+    }
+
+    fn artifact_image_recipe(&self, artifact: &Artifact, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
+        self.image(recipe, progress).with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
+    }
+
+    /// All artifacts, and what of them the cache has. Brings and builds nothing.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub fn list(&self) -> Result<Vec<Row>> {
+        self.lock.iter().map(|artifact| self.row(artifact)).collect()
+    }
+
+    fn row(&self, artifact: &Artifact) -> Result<Row> {
+        let (from, hash) = match &artifact.source {
+            Source::Url { url, sha256 } => (url.clone(), Some(sha256.clone())),
+            Source::Registry { reference, digest } => (reference.clone(), Some(digest.clone())),
+            Source::Script(recipe) => {
+                let built = script::cached(artifact, recipe, &self.root, &self.store)?;
+                (format!("recipe {}", recipe.script), built.map(|built| built.sha256))
+            }
+            Source::Image(recipe) => {
+                let built = super::build::cached(&self.root.join(recipe), &self.root, &self.store)?;
+                (format!("recipe {recipe}"), built.map(|image| image.archive.sha256))
+            }
+        };
+        let file = hash.as_deref().filter(|hash| crate::hash::is_sha256(hash));
+        let file = file.map(|hash| self.store.open_blob(hash)).transpose()?.flatten();
+        Ok(Row {
+            name: artifact.name.clone(),
+            version: artifact.version.clone(),
+            kind: artifact.kind,
+            from,
+            hash,
+            cached: file.and_then(|file| Some(file.metadata().ok()?.len())),
+            license: artifact.license.clone(),
+        })
+    }
+
+    /// Brings or builds what the cache does not have of these artifacts. An image of a registry is pulled by the host, so there is
+    /// nothing to bring for it here.
+    ///
+    /// # Errors
+    /// The first that cannot be had.
+    pub async fn fetch(&self, names: &[String], progress: Progress<'_>) -> Result<()> {
+        for name in names {
+            let artifact = self.lock.get(name)?;
+            match &artifact.source {
+                Source::Url { .. } => {
+                    download::fetch(&self.lock.pin(name)?, &self.store, progress).await?;
+                }
+                Source::Registry { .. } => progress(&format!("{name}: pulled by the host, nothing to fetch")),
+                Source::Script(_) | Source::Image(_) => {
+                    tokio::task::block_in_place(|| self.artifact(name, progress))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hashes every file that the cache has of the artifacts, from start to end. Answers with the names of those whose content is
+    /// not what it must be; the next use brings or builds them again.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub fn verify(&self, progress: Progress<'_>) -> Result<Vec<String>> {
+        let mut broken = Vec::new();
+        for row in self.list()? {
+            let Some(hash) = row.hash.filter(|_| row.cached.is_some()) else {
+                continue;
+            };
+            progress(&format!("{}: hashing", row.name));
+            if !self.store.verify(&hash)? {
+                self.store.forget(&hash)?;
+                broken.push(row.name);
+            }
+        }
+        Ok(broken)
+    }
+}

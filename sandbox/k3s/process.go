@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,7 +52,8 @@ func newSupervisor() *supervisor {
 func (s *supervisor) start(name, path string, args []string, env []string, out io.Writer) error {
 	cmd := exec.Command(path, args...)
 	cmd.Args[0] = name
-	cmd.Env = append(os.Environ(), env...)
+	// Only the main process speaks to systemd: some components would say READY by themselves.
+	cmd.Env = append(withoutEnv(os.Environ(), "NOTIFY_SOCKET"), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// An own process group keeps a terminal's Ctrl-C for the main process alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -78,6 +81,10 @@ func (s *supervisor) start(name, path string, args []string, env []string, out i
 		}
 	}()
 	return nil
+}
+
+func withoutEnv(env []string, name string) []string {
+	return slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, name+"=") })
 }
 
 // component runs one of the Kubernetes programs inside this file.

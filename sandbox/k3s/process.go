@@ -77,6 +77,7 @@ func (s *supervisor) start(name, path string, args []string, env []string, out i
 			if err == nil {
 				err = errors.New("exit status 0")
 			}
+			log.Printf("%s ended: %v", name, err)
 			s.failed <- fmt.Errorf("%s ended: %w", name, err)
 		}
 	}()
@@ -92,7 +93,11 @@ func (s *supervisor) component(name string, args []string) error {
 	return s.start(name, "/proc/self/exe", args, nil, os.Stderr)
 }
 
-// stop ends the children, the last started first to be told, and waits for them.
+// stopGrace is what a child gets to end by itself. The API server would use a minute to drain its
+// watches; nothing is lost by cutting that short, as etcd holds every acknowledged write.
+const stopGrace = 2 * time.Second
+
+// stop ends the children: the last started is told first, and all are waited for together.
 func (s *supervisor) stop() {
 	s.mu.Lock()
 	s.stopping = true
@@ -102,15 +107,14 @@ func (s *supervisor) stop() {
 		// A child that has ended already needs no signal.
 		_ = children[index].cmd.Process.Signal(syscall.SIGTERM)
 	}
-	deadline := time.After(8 * time.Second)
+	grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
 	for _, c := range children {
 		select {
 		case <-c.done:
-		case <-deadline:
-			log.Printf("%s did not stop in time: killed", c.name)
+		case <-grace.Done():
 			_ = c.cmd.Process.Kill()
 			<-c.done
-			deadline = time.After(time.Second)
 		}
 	}
 }

@@ -132,8 +132,13 @@ func containsAll(have, want []string) bool {
 }
 
 func (i *imageImporter) ctr(ctx context.Context, args ...string) ([]byte, error) {
+	return i.ctrReading(ctx, nil, args...)
+}
+
+func (i *imageImporter) ctrReading(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	base := []string{"--address", i.layout.containerdSocket(), "--namespace", "k8s.io", "images"}
 	cmd := exec.CommandContext(ctx, i.layout.bin("ctr"), append(base, args...)...)
+	cmd.Stdin = stdin
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return out, fmt.Errorf("ctr images %s: %w: %s", args[0], err, bytes.TrimSpace(out))
@@ -158,7 +163,17 @@ func (i *imageImporter) importFile(ctx context.Context, path string) ([]string, 
 	if len(refs) == 0 {
 		return nil, errors.New("no named image in it (neither io.containerd.image.name in index.json nor RepoTags in manifest.json)")
 	}
-	if _, err := i.ctr(ctx, "import", "--local", path); err != nil {
+	// A local import does not decompress.
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	content, err := decompress(file)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := i.ctrReading(ctx, content, "import", "--local", "-"); err != nil {
 		return nil, err
 	}
 	for _, ref := range refs {

@@ -104,8 +104,8 @@ pub async fn locate(
 
 /// The one place where the cluster module is asked for a Service.
 async fn ask(cluster: &Reader, service: &ServiceName) -> Result<Option<Service>> {
-    let _ = (cluster, service);
-    Ok(None)
+    let found = cluster.service_address(&service.namespace, &service.name).await?;
+    Ok(found.map(|found| Service { ip: found.ip, ports: found.ports }))
 }
 
 fn pick(found: &Service, service: &ServiceName, port: Option<&Port>) -> Result<(String, u16), String> {

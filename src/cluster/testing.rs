@@ -72,6 +72,11 @@ impl ReadHost for TestHost {
         Ok(self.files.get(path).map(|text| text.clone().into_bytes()))
     }
 
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn std::io::Read + Send>>> {
+        let content = self.read_file(path)?;
+        Ok(content.map(|bytes| Box::new(std::io::Cursor::new(bytes)) as Box<dyn std::io::Read + Send>))
+    }
+
     fn stat(&self, _: &Path) -> Result<Option<Stat>> {
         Ok(None)
     }
@@ -114,7 +119,7 @@ impl WriteHost for TestHost {
         self
     }
 
-    fn write_file(&self, _: &Path, _: &[u8], _: u32, _: Owner) -> Result<()> {
+    fn write_stream(&self, _: &Path, _: &mut dyn std::io::Read, _: u32, _: Owner) -> Result<()> {
         bail!("this host has no files to change")
     }
 

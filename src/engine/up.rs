@@ -20,6 +20,9 @@ use crate::resources::{AnyResource, Planned};
 /// How long a resource may stay unknowable although all before it is done: an API server that is just restarting.
 const PENDING_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long a step may take to end after the second interruption: a program has five seconds from TERM to KILL.
+const GRACE: Duration = Duration::from_secs(7);
+
 /// Where intents and results are recorded. A record that cannot be written fails the step: evidence is not optional.
 pub trait Ledger: Send + Sync {
     /// Before a change.
@@ -231,10 +234,14 @@ impl Run<'_> {
             }
             Ok(diff)
         };
+        tokio::pin!(work);
         tokio::select! {
-            result = work => result,
-            () = self.cancel.reached(Urgency::Now) => bail!("interrupted in the middle of this step; the next `up` will finish it"),
+            result = &mut work => return result,
+            () = self.cancel.reached(Urgency::Now) => {}
         }
+        // Running programs have been asked to end; one that is killed in the middle (dpkg) leaves more to mend.
+        let _ = tokio::time::timeout(GRACE, work).await;
+        bail!("interrupted in the middle of this step; the next `up` will finish it")
     }
 
     /// The plan of a resource, once it can be made.

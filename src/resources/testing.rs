@@ -76,4 +76,8 @@ impl Resolve for Project {
     fn image(&mut self, recipe: &str) -> Result<BuiltImage> {
         anyhow::bail!("no image {recipe:?}")
     }
+
+    fn image_artifact(&mut self, name: &str) -> anyhow::Result<crate::resources::ImageSource> {
+        anyhow::bail!("no image {name}")
+    }
 }

@@ -5,7 +5,6 @@ mod ssh;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Result, bail};

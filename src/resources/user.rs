@@ -324,7 +324,7 @@ fn has_colon(path: &Path) -> bool {
 fn key_name(key: &str) -> String {
     let words: Vec<_> = key.split_whitespace().collect();
     let is_type = |word: &&str| ["ssh-", "ecdsa-", "sk-"].iter().any(|p| word.starts_with(p));
-    let at = words.iter().position(|word| is_type(word)).unwrap_or(0);
+    let at = words.iter().position(is_type).unwrap_or(0);
     let comment = words.get(at + 2..).unwrap_or_default().join(" ");
     format!("{} {comment}", words[at]).trim_end().to_owned()
 }

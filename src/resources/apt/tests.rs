@@ -177,6 +177,10 @@ fn names_are_checked() {
         fn image(&mut self, _: &str) -> Result<crate::resources::BuiltImage> {
             bail!("unused")
         }
+
+        fn image_artifact(&mut self, name: &str) -> anyhow::Result<crate::resources::ImageSource> {
+            anyhow::bail!("no image {name}")
+        }
     }
     let resolve = |value| Resource::resolve(&mut spec(value), &mut None);
     resolve(json!(["curl", "libstdc++6", "jq=1.6-2.1", "x11=2:1.0~rc1"])).unwrap();

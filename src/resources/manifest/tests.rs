@@ -31,6 +31,10 @@ impl Resolve for OneTemplate {
     fn image(&mut self, _: &str) -> Result<BuiltImage> {
         bail!("no image")
     }
+
+    fn image_artifact(&mut self, name: &str) -> anyhow::Result<crate::resources::ImageSource> {
+        anyhow::bail!("no image {name}")
+    }
 }
 
 fn manifest(spec: Value, content: &str) -> Manifest {

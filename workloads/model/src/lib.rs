@@ -10,6 +10,18 @@
 //! Shapes: a window is `window x features` numbers, row-major, oldest row first; a batch is windows
 //! one after another. Units: the prediction is in cycles, clipped to `[0, cap]`. A NaN in a window
 //! gives a NaN for that window (never a number that looks healthy).
+//!
+//! ```no_run
+//! # fn main() -> Result<(), model::Error> {
+//! use model::{Model, Scratch};
+//!
+//! let (model, manifest) = Model::load_dir("models/7".as_ref())?;
+//! let window = vec![0.5; manifest.window * manifest.features.len()];
+//! let (mut scratch, mut cycles) = (Scratch::default(), [0.0]);
+//! model.predict(&mut scratch, &window, 1, &mut cycles)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod directory;
 mod error;

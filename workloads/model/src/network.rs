@@ -260,3 +260,48 @@ impl Lstm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing::{network, windows};
+
+    #[test]
+    fn a_fitted_scaler_standardises() {
+        // Second column: constant, as the engines' idle sensors are.
+        let rows = [1.0, 518.67, -4.0, 3.0, 518.67, -6.0, 5.0, 518.67, -8.0];
+        let scaler = Scaler::fit(&rows, 3).unwrap();
+        assert_eq!(scaler.mean, [3.0, 518.67, -6.0]);
+        let sd = (8.0f32 / 3.0).sqrt();
+        assert_eq!(scaler.scale, [sd, 1.0, sd]);
+        for (rows, features) in [(&rows[..8], 3), (&[], 3), (&rows, 0), (&[f32::NAN], 1)] {
+            assert!(Scaler::fit(rows, features).is_err());
+        }
+    }
+
+    /// A client that sends min-max numbers gets what one that sends raw numbers gets.
+    #[test]
+    fn min_max_clients_get_the_same_predictions() {
+        let raw = network(50, 6, 4, &[8]);
+        let (low, mut high) = (vec![-130.0, -90.0, -120.0, -115.0], vec![140.0, 120.0, 133.0, 0.0]);
+        // A feature without a range: such clients send 0 for it.
+        high[3] = low[3];
+        let scaler = raw.scaler.for_min_max_clients(&low, &high).unwrap();
+        let sent = Network { scaler, ..raw.clone() };
+        for window in windows(51, &raw, 6).chunks_exact(24) {
+            let (mut plain, mut scaled) = (window.to_vec(), window.to_vec());
+            for (a, b) in plain.chunks_exact_mut(4).zip(scaled.chunks_exact_mut(4)) {
+                a[3] = raw.scaler.mean[3];
+                b[3] = 0.0;
+                for k in 0..3 {
+                    b[k] = (b[k] - low[k]) / (high[k] - low[k]);
+                }
+            }
+            let (a, b) = (raw.forward_exact(&plain).unwrap(), sent.forward_exact(&scaled).unwrap());
+            assert!((a - b).abs() < 1e-2, "{a} {b}");
+        }
+        assert!(raw.scaler.for_min_max_clients(&low[1..], &high).is_err());
+    }
+}

@@ -165,7 +165,10 @@ impl Plan {
                         out: here,
                         stride: self.stride,
                     };
-                    for block in 0..layer.blocks {
+                    for index in 0..layer.blocks {
+                        // There and back again: what was used last is still in the first cache.
+                        let back = layer.blocks - 1 - index;
+                        let block = if step % 2 == 0 { index } else { back };
                         tiles::<V, _>(&recur.block(block), rows);
                     }
                 }

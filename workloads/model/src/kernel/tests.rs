@@ -8,10 +8,10 @@ use crate::testing::{network, windows};
 #[test]
 fn every_instruction_set_agrees_with_the_definition() {
     for (seed, window, features, hidden) in
-        [(1, 30, 16, &[64, 64][..]), (2, 7, 3, &[5]), (3, 12, 17, &[33, 20, 9]), (4, 1, 1, &[1]), (5, 9, 4, &[16, 48])]
+        [(1, 12, 16, &[64, 64][..]), (2, 7, 3, &[5]), (3, 12, 17, &[33, 20, 9]), (4, 1, 1, &[1]), (5, 9, 4, &[16, 48])]
     {
         let network = network(seed, window, features, hidden);
-        for batch in [1, 2, 5, 6, 7, 11, 50, 97] {
+        for batch in [1, 2, 5, 6, 7, 13, 50] {
             let input = windows(seed, &network, batch);
             let exact: Vec<f64> =
                 input.chunks_exact(window * features).map(|w| network.forward_exact(w).unwrap()).collect();
@@ -114,7 +114,7 @@ fn loss(network: &Network, masks: &[Vec<f32>], input: &[f32], targets: &[f32]) -
 /// The gradient of every parameter against central differences of the definition.
 #[test]
 fn gradients_agree_with_differences() {
-    for (rows, dropout, hidden) in [(7, false, &[5, 4][..]), (1, true, &[5, 4]), (3, false, &[18])] {
+    for (rows, dropout, hidden) in [(3, false, &[5, 4][..]), (1, true, &[5, 4]), (2, false, &[18])] {
         let mut network = network(10, 6, 3, hidden);
         network.scaler = crate::Scaler::identity(3);
         network.head.iter_mut().for_each(|w| *w *= 0.2);

@@ -125,8 +125,14 @@ fn no_prefix_of_a_file_is_taken_for_one() {
     }
 }
 
+/// `PROPTEST_CASES` for long runs, else enough for a build.
+fn cases() -> ProptestConfig {
+    let given = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig::with_cases(given.and_then(|c| c.parse().ok()).unwrap_or(2000))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases())]
 
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {

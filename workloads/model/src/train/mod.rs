@@ -100,22 +100,23 @@ pub struct Trained {
 }
 
 impl Default for Options {
-    /// What was tuned on FD001 by validation engines.
+    /// Chosen by five-fold cross-validation over the training engines of FD001 (the test set was not
+    /// looked at): one layer beat two, and the offset was worth more than all else together.
     fn default() -> Self {
         Self {
-            hidden: vec![64, 64],
+            hidden: vec![64],
             cap: 125.0,
-            epochs: 12,
-            batch: 128,
-            learning_rate: 2e-3,
+            epochs: 10,
+            batch: 64,
+            learning_rate: 5e-3,
             schedule: Schedule::Cosine { floor: 0.05 },
             dropout: 0.2,
-            input_noise: 0.0,
-            input_offset: 0.0,
-            weight_decay: 0.0,
+            input_noise: 0.2,
+            input_offset: 0.4,
+            weight_decay: 0.3,
             clip_norm: 1.0,
-            average: 0.0,
-            patience: 7,
+            average: 0.99,
+            patience: 5,
             min_improvement: 0.01,
             seed: 42,
             threads: 1,

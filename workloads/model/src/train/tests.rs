@@ -24,7 +24,18 @@ fn task(count: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 fn options() -> Options {
-    Options { hidden: vec![16], epochs: 12, batch: 32, learning_rate: 1e-2, dropout: 0.0, ..Options::default() }
+    Options {
+        hidden: vec![16],
+        epochs: 12,
+        batch: 32,
+        learning_rate: 1e-2,
+        dropout: 0.0,
+        input_noise: 0.0,
+        input_offset: 0.0,
+        weight_decay: 0.0,
+        average: 0.0,
+        ..Options::default()
+    }
 }
 
 fn run(options: &Options, from: Option<&Network>) -> Result<Trained, Error> {
@@ -49,7 +60,16 @@ fn it_learns() {
 #[test]
 fn the_same_seed_and_threads_give_the_same_bits() {
     for threads in [1, 2, 3] {
-        let options = Options { epochs: 2, dropout: 0.3, input_noise: 0.1, average: 0.9, threads, ..options() };
+        let options = Options {
+            epochs: 2,
+            dropout: 0.3,
+            input_noise: 0.1,
+            input_offset: 0.1,
+            weight_decay: 0.1,
+            average: 0.9,
+            threads,
+            ..options()
+        };
         let (a, b) = (run(&options, None).unwrap(), run(&options, None).unwrap());
         assert_eq!(a.network, b.network, "{threads} threads");
         let other = run(&Options { seed: 43, ..options }, None).unwrap();

@@ -57,3 +57,35 @@ pub fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
     out.push('\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Histogram;
+
+    #[test]
+    fn buckets_are_cumulative_and_edges_belong_to_the_lower_one() {
+        let histogram = Histogram::new(&[0.0, 25.0, 0.5e3]);
+        for value in [-1.0, 0.0, 0.1, 25.0, 25.1, 501.0, 1e9] {
+            histogram.observe(value);
+        }
+        let mut out = String::new();
+        histogram.write(&mut out, "x", "v=\"1\"");
+        let expected = "x_bucket{v=\"1\",le=\"0.0\"} 2\nx_bucket{v=\"1\",le=\"25.0\"} 4\n\
+                        x_bucket{v=\"1\",le=\"500.0\"} 5\nx_bucket{v=\"1\",le=\"+Inf\"} 7\n\
+                        x_sum{v=\"1\"} 1000000550.2\nx_count{v=\"1\"} 7\n";
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn nothing_is_lost_between_threads() {
+        let histogram = Histogram::new(&[1.0]);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| histogram.observe(2.0)));
+            }
+        });
+        let mut out = String::new();
+        histogram.write(&mut out, "x", "");
+        assert_eq!(out, "x_bucket{le=\"1.0\"} 0\nx_bucket{le=\"+Inf\"} 40000\nx_sum 80000.0\nx_count 40000\n");
+    }
+}

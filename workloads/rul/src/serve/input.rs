@@ -100,7 +100,7 @@ fn too_many(given: &[Field]) -> Reject {
     let names: Vec<_> = given.iter().map(|f| format!("\"{}\"", f.name())).collect();
     Reject::bad_request(format!(
         "give exactly one of \"sequence\", \"features\" or \"instances\"; here are {}",
-        names.join(" and ")
+        names.join(", ")
     ))
 }
 

@@ -72,19 +72,20 @@ pub async fn serve(
     log::info("draining", json!({ "signal": signal, "connections": door.graceful.count(), "inflight": inflight }));
     // A person at a terminal has no load balancer that must notice first.
     let delay = if signal == "SIGINT" { Duration::ZERO } else { drain.delay };
-    tokio::select! {
-        () = door.accept(&listener, &router) => {}
-        () = tokio::time::sleep(delay) => {}
-        _ = signals.next() => {}
-    }
+    let impatient = tokio::select! {
+        () = door.accept(&listener, &router) => false,
+        () = tokio::time::sleep(delay) => false,
+        _ = signals.next() => true,
+    };
     drop(listener);
     let started = Instant::now();
     let left = door.graceful.count();
-    let finished = tokio::select! {
-        () = door.graceful.shutdown() => true,
-        () = tokio::time::sleep(drain.grace) => false,
-        _ = signals.next() => false,
-    };
+    let finished = !impatient
+        && tokio::select! {
+            () = door.graceful.shutdown() => true,
+            () = tokio::time::sleep(drain.grace) => false,
+            _ = signals.next() => false,
+        };
     let seconds = started.elapsed().as_secs_f64();
     if finished {
         log::info("stopped", json!({ "connections": left, "seconds": seconds }));

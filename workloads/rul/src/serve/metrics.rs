@@ -239,3 +239,46 @@ fn gauge(out: &mut String, name: &str, help: &str, value: impl std::fmt::Debug) 
     head(out, name, "gauge", help);
     line(out, format_args!("{name} {value:?}"));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Gauges, MAX_VERSIONS, Metrics};
+
+    #[test]
+    fn labels_are_escaped() {
+        let metrics = Metrics::new();
+        metrics.version("a\"b\\c\nd", "1", &[1.0]);
+        let text = metrics.text(&Gauges::default());
+        assert!(text.contains(r#"rul_prediction_count{model="a\"b\\c\nd",model_version="1"} 0"#), "{text}");
+    }
+
+    #[test]
+    fn a_version_that_comes_back_goes_on_counting_and_is_the_last_to_go() {
+        let metrics = Metrics::new();
+        let version = |v: usize| metrics.version("m", &v.to_string(), &[1.0]);
+        version(0).observe(0.5);
+        for v in 1..MAX_VERSIONS {
+            version(v);
+        }
+        version(0).observe(0.5);
+        version(MAX_VERSIONS);
+        let text = metrics.text(&Gauges::default());
+        assert!(text.contains("rul_prediction_count{model=\"m\",model_version=\"0\"} 2"), "{text}");
+        assert!(!text.contains("model_version=\"1\""), "{text}");
+    }
+
+    #[test]
+    fn every_line_is_a_comment_or_a_number_with_a_declared_type() {
+        let metrics = Metrics::new();
+        metrics.version("m", "1", &[1.0]);
+        let text = metrics.text(&Gauges { version: "1", ..Gauges::default() });
+        let declared: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').expect(line);
+            value.parse::<f64>().expect(line);
+            let name = series.split('{').next().unwrap_or_default();
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+            assert!(declared.contains(&name) || declared.contains(&family), "{line}");
+        }
+    }
+}

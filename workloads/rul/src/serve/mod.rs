@@ -15,6 +15,9 @@ mod reject;
 mod routes;
 mod service;
 mod tensor;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -229,6 +232,37 @@ async fn watch(service: Arc<Service>, interval: Duration) {
         let checking = Arc::clone(&service);
         if tokio::task::spawn_blocking(move || checking.check_source()).await.is_err() {
             log::warn("model_check_failed", json!({ "reason": "the check panicked; the old model stays" }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod option_tests {
+    use super::{cycles, seconds, without_credentials};
+
+    #[test]
+    fn addresses_are_shown_without_credentials() {
+        for (uri, shown) in [
+            ("http://mlflow:5000", "http://mlflow:5000"),
+            ("http://u:p@mlflow:5000/a@b", "http://mlflow:5000/a@b"),
+            ("https://u:p@w@host/x", "https://host/x"),
+            ("file:///mlruns", "file:///mlruns"),
+            ("databricks", "databricks"),
+            ("http://token@h?x=1", "http://h?x=1"),
+        ] {
+            assert_eq!(without_credentials(uri), shown);
+        }
+    }
+
+    #[test]
+    fn numbers_of_options_are_finite_and_not_negative() {
+        assert_eq!(cycles("0"), Ok(0.0));
+        assert_eq!(seconds("0.5"), Ok(0.5));
+        for wrong in ["", "-1", "NaN", "inf", "1e39", "x"] {
+            assert!(cycles(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["-0.1", "NaN", "inf", "86401"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 }

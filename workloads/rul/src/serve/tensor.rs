@@ -142,9 +142,10 @@ impl<'de> Visitor<'de> for Shaped<'_> {
         while count >= most && seq.next_element::<IgnoredAny>()?.is_some() {
             count += 1;
         }
-        let what = if inner.is_empty() { "numbers" } else { "rows" };
+        let what = if inner.is_empty() { "number" } else { "row" };
+        let several = if count == 1 { "" } else { "s" };
         match expected {
-            Some(n) if n != count => Err(self.sink.refuse(&format!("{count} {what}, expected {n}"))),
+            Some(n) if n != count => Err(self.sink.refuse(&format!("{count} {what}{several}, expected {n}"))),
             None if count > self.limit => {
                 Err(self.sink.refuse(&format!("{count} windows, at most {} in one request", self.limit)))
             }

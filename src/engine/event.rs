@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Status;
-use crate::diagnostic::Place;
+use crate::diagnostic::{Diagnostic, Place};
 use crate::diff::{Action, Diff};
+use crate::host::CommandFailed;
 use crate::resources::Planned;
 
 /// Something that happened.
@@ -138,19 +139,18 @@ impl Failure {
     /// Of an error: finds the failed program and the hint in its chain.
     pub fn of(error: &anyhow::Error, place: Option<&Place>) -> Self {
         let mut failure = Self { place: place.cloned(), message: format!("{error:#}"), ..Self::default() };
-        for cause in error.chain() {
-            if let Some(command) = cause.downcast_ref::<crate::host::CommandFailed>() {
-                failure.argv.clone_from(&command.argv);
-                failure.status = command.status;
-                failure.tail.clone_from(&command.tail);
-            }
-            if let Some(diagnostic) = cause.downcast_ref::<crate::diagnostic::Diagnostic>() {
-                failure.hint = failure.hint.or_else(|| diagnostic.hint.clone());
-                // The chain's text already ends with the hint; say it once.
-                if let Some(hint) = &failure.hint {
-                    failure.message = failure.message.replace(&format!("\n  hint: {hint}"), "");
-                }
-            }
+        // `downcast_ref` sees through contexts, which the chain does not.
+        if let Some(command) = error.downcast_ref::<CommandFailed>() {
+            failure.argv.clone_from(&command.argv);
+            failure.status = command.status;
+            failure.tail.clone_from(&command.tail);
+        }
+        if let Some(diagnostic) = error.downcast_ref::<Diagnostic>() {
+            failure.hint.clone_from(&diagnostic.hint);
+        }
+        if let Some(hint) = &failure.hint {
+            // The chain's text ends with the hint; say it once.
+            failure.message = failure.message.replace(&format!("\n  hint: {hint}"), "");
         }
         failure
     }
@@ -235,5 +235,26 @@ impl Summary {
     /// Nothing failed and nothing was left out.
     pub fn ok(&self) -> bool {
         self.failed == 0 && self.fail == 0 && !self.interrupted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_and_hint_are_found_under_any_context() {
+        let argv = vec!["apt-get".to_owned()];
+        let command = CommandFailed {
+            argv,
+            reason: "ended with status 100".into(),
+            status: Some(100),
+            tail: vec!["E: x".into()],
+        };
+        let failure = Failure::of(&anyhow::Error::new(command).context("installing"), None);
+        assert_eq!((failure.status, failure.tail.len()), (Some(100), 1));
+        let hinted = anyhow::Error::new(Diagnostic::new("no").hint("do this")).context("while");
+        let failure = Failure::of(&hinted, None);
+        assert_eq!((failure.message.as_str(), failure.hint.as_deref()), ("while: no", Some("do this")));
     }
 }

@@ -13,15 +13,12 @@ use super::fetch::{BlobSource, Fetcher};
 use super::files;
 use super::program::{self, End, Finished};
 use super::{ArtifactPin, Cmd, CommandFailed, Facts, Output, Owner, Query, ReadHost, Stat, WriteHost};
-use crate::{cluster, hash};
+use crate::cluster;
 
 pub use super::program::Stream;
 
 /// A question is answered within this time, or not at all.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Where k3s keeps the credentials of its administrator.
-const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 
 /// What happens while something is done. It may hold secrets: the redactor stands behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +58,7 @@ struct Shared {
     facts: Facts,
     fetcher: Fetcher,
     cancel: watch::Receiver<bool>,
-    /// A connected client, with the hash of the credentials that it was made from: a cluster that was made anew is asked anew.
-    cluster: tokio::sync::Mutex<Option<(String, cluster::Reader)>>,
+    cluster: cluster::Connector,
 }
 
 impl RealHost {
@@ -79,7 +75,7 @@ impl RealHost {
                 root: options.root,
                 cache_dir: options.cache_dir,
                 cancel: options.cancel,
-                cluster: tokio::sync::Mutex::default(),
+                cluster: cluster::Connector::default(),
             }),
             events: options.events,
         })
@@ -103,11 +99,6 @@ impl RealHost {
 
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
-}
-
-/// The one place where the cluster module is asked for a client.
-async fn connect(host: &dyn ReadHost) -> Result<cluster::Reader, cluster::Unavailable> {
-    cluster::connect(host).await
 }
 
 #[async_trait]
@@ -156,16 +147,7 @@ impl ReadHost for RealHost {
     }
 
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable> {
-        let credentials = self.read_file(Path::new(KUBECONFIG)).ok().flatten().map(hash::sha256);
-        let mut cached = self.shared.cluster.lock().await;
-        if let (Some((from, reader)), Some(now)) = (&*cached, &credentials)
-            && from == now
-        {
-            return Ok(reader.clone());
-        }
-        let reader = connect(self).await?;
-        *cached = credentials.map(|credentials| (credentials, reader.clone()));
-        Ok(reader)
+        self.shared.cluster.connect(self).await
     }
 
     fn progress(&self, text: &str) {

@@ -37,7 +37,7 @@ pub struct Entry {
     pub within: Option<u64>,
 }
 
-const STAGE_KEYS: [&str; 7] = ["stage", "summary", "layer", "needs", "when", "resources", "checks"];
+const STAGE_KEYS: [&str; 8] = ["stage", "summary", "layer", "needs", "when", "resources", "checks", "endpoints"];
 const ENTRY_KEYS: [&str; 3] = ["when", "for_each", "within"];
 
 impl StageFile {

@@ -384,12 +384,15 @@ fn explain(error: Error, facts: &Facts) -> Error {
     };
     let has = |signs: &[&str]| {
         let line = lines.iter().find(|line| signs.iter().any(|sign| line.contains(sign)))?;
-        Some(line.trim_start_matches("E: ").to_owned())
+        Some(line.trim().trim_start_matches("E: ").to_owned())
     };
     let system = format!("{} {}", facts.os, facts.os_version);
     let problem = if let Some(name) = after("Unable to locate package ") {
         Diagnostic::new(format!("unknown package {name:?}: no repository of this host ({system}) has it"))
             .hint("check its spelling; package names differ between distributions and their releases")
+    } else if let Some(line) = has(&["is a virtual package"]) {
+        Diagnostic::new(line.trim_end_matches(" provided by:").to_owned() + ", not a real one")
+            .hint("name one of the packages that provide it; APT lists them below")
     } else if let Some(line) = has(&["has no installation candidate"]) {
         Diagnostic::new(format!("{line} on {system}"))
             .hint("another package replaced it, or its repository is not enabled on this host")

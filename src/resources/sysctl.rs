@@ -139,23 +139,20 @@ impl Resource for Sysctl {
     }
 
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()> {
+        // The file comes last: what the kernel does not take must not wait there for the next boot.
+        for key in self.keys().filter(|key| diff.has(key)) {
+            match host.read_text(&proc_path(key))?.map(|text| words(&text)) {
+                None => return Err(no_parameter(key).into()),
+                Some(now) if self.is_enough(key, &now) => {}
+                Some(now) => self.write_live(host, key, &now).await?,
+            }
+        }
         let path = self.path();
         let before = host.read_text(&path)?.unwrap_or_default();
         let after = self.file_text(&parse(&before), diff);
         if before != after {
             host.create_dirs(Path::new("/etc/sysctl.d"), 0o755)?;
             host.write_file(&path, after.as_bytes(), 0o644, Owner::ROOT)?;
-        }
-        for key in self.keys().filter(|key| diff.has(key)) {
-            let live = host.read_text(&proc_path(key))?;
-            match live {
-                None => return Err(no_parameter(key).into()),
-                Some(value) if self.is_enough(key, &words(&value)) => {}
-                Some(value) => {
-                    let value = words(&value);
-                    self.write_live(host, key, &value).await?;
-                }
-            }
         }
         Ok(())
     }
@@ -372,6 +369,7 @@ mod tests {
         assert!(diff.changes[0].detail.starts_with("live (not there yet) -> 1"));
         let error = AnyResource::apply(&bridge, &host, &diff).await.unwrap_err();
         assert!(error.to_string().contains("br_netfilter"));
+        assert!(host.files().node("/etc/sysctl.d/x.conf").is_none(), "nothing is left behind");
     }
 
     #[test]

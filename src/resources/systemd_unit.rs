@@ -255,7 +255,7 @@ impl Resource for SystemdUnit {
             Running::Must(true) if diff.has("state") || diff.has("inputs") => {
                 // What it is started with, hashed before it starts: a change in between is then seen as one.
                 let tracked = self.files().into_keys().chain(self.inputs.iter().cloned());
-                let with = inputs::now(host.as_read(), tracked.collect(), None).await?;
+                let with = inputs::now(host.as_read(), &tracked.collect::<Vec<_>>()).await?;
                 let unit = start::start(host, &self.name, diff.has("inputs"), self.start_timeout).await?;
                 inputs::record(host, &self.name, &unit, with)?;
             }

@@ -28,9 +28,9 @@ const RULES_V6: &str = "/etc/ufw/user6.rules";
 /// The firewall UFW. Needs the package `ufw`.
 ///
 /// A spec that would lock you out is refused before anything changes: unless incoming traffic is allowed by default, some
-/// rule (of the spec, or added by hand) must admit the port of your present SSH connection from where you are, and every
-/// port that sshd listens on. Rules that were added by hand stay. New rules are in place before the firewall is enabled or
-/// its defaults become stricter.
+/// rule (of the spec, or one that is there already) must admit the port of your present SSH connection from where you are,
+/// and every port that sshd listens on. Rules that are not in the spec stay, and are shown when something else changes. New
+/// rules are in place before the firewall is enabled or its defaults become stricter.
 ///
 /// Put it before Kubernetes: enabling a firewall under a running cluster puts its rules before the cluster's.
 ///
@@ -210,7 +210,7 @@ impl Resource for Ufw {
         }
         if !diff.is_empty() {
             for rule in self.by_hand(state) {
-                diff.push("kept", format!("{rule} (added by hand)"));
+                diff.push("kept", format!("{rule} (not in this spec)"));
             }
         }
         diff

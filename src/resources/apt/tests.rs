@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::host::fake::{FakeHost, failed, ok};
+use crate::resources::testing::Project;
 use crate::resources::{AnyResource, Planned};
 
 fn spec(value: serde_json::Value) -> Apt {
@@ -150,6 +151,7 @@ fn failures_are_explained() {
             "E: Package 'mime-support' has no installation candidate",
             "Package 'mime-support' has no installation candidate on debian 12",
         ),
+        ("Package awk is a virtual package provided by:", "Package awk is a virtual package, not a real one"),
         ("E: Version '9' for 'jq' was not found", "Version '9' for 'jq' was not found"),
         ("E: You don't have enough free space in /var/cache/apt/archives/.", "the disk is full"),
         ("  Temporary failure resolving 'deb.example.org'", "the host cannot reach its package mirror"),
@@ -163,26 +165,7 @@ fn failures_are_explained() {
 
 #[test]
 fn names_are_checked() {
-    struct None;
-    impl Resolve for None {
-        fn template(&mut self, _: &str) -> Result<String> {
-            bail!("unused")
-        }
-        fn source(&mut self, _: &str) -> Result<Vec<u8>> {
-            bail!("unused")
-        }
-        fn artifact(&mut self, _: &str) -> Result<crate::host::ArtifactPin> {
-            bail!("unused")
-        }
-        fn image(&mut self, _: &str) -> Result<crate::resources::BuiltImage> {
-            bail!("unused")
-        }
-
-        fn image_artifact(&mut self, name: &str) -> anyhow::Result<crate::resources::ImageSource> {
-            anyhow::bail!("no image {name}")
-        }
-    }
-    let resolve = |value| Resource::resolve(&mut spec(value), &mut None);
+    let resolve = |value| Resource::resolve(&mut spec(value), &mut Project::default());
     resolve(json!(["curl", "libstdc++6", "jq=1.6-2.1", "x11=2:1.0~rc1"])).unwrap();
     for bad in [
         json!([]),

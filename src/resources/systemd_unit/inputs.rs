@@ -47,8 +47,7 @@ pub(super) type Inputs = BTreeMap<String, Input>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Input {
     sha256: String,
-    /// Its ctime as `stat` prints it; empty when it is not there. As long as this is the same, so is the hash: large
-    /// files need not be read again.
+    /// Its ctime as `stat` prints it; empty when it is not there. As long as this is the same, so is the hash.
     changed: String,
 }
 
@@ -64,48 +63,54 @@ pub(super) async fn observe(host: &dyn ReadHost, name: &str, unit: &Shown, paths
     let record = host.read_text(&record_path(name))?;
     let record: Option<Record> = record.and_then(|text| serde_json::from_str(&text).ok());
     let record = record.filter(|record| record.invocation == unit.invocation);
-    let others: Vec<String> = match record {
-        Some(record) => {
-            let now = now(host, paths, Some(&record.inputs)).await?;
-            let hash = |inputs: &Inputs, path: &String| inputs.get(path).map(|i| i.sha256.clone());
-            let paths = now.keys().chain(record.inputs.keys());
-            let mut others: Vec<_> =
-                paths.filter(|path| hash(&now, path) != hash(&record.inputs, path)).cloned().collect();
-            others.sort_unstable();
-            others.dedup();
-            others
+    let known = record.map(|record| record.inputs).unwrap_or_default();
+    let present = with_contents(host, &paths)?;
+    let times = change_times(host, &present).await?;
+    let mut others = Vec::new();
+    for path in &present {
+        let name = path.to_string_lossy().into_owned();
+        let changed = times.get(&name).map_or("", String::as_str);
+        let differs = match known.get(&name) {
+            // Large files need not be read again.
+            Some(known) if known.changed == changed && !changed.is_empty() => false,
+            Some(known) => known.sha256 != hash(host, path)?,
+            // What is not there has no time; that it was removed after the start cannot be seen.
+            None => !changed.is_empty() && !is_older(changed, unit.started),
+        };
+        if differs {
+            others.push(name);
         }
-        None => {
-            let times = change_times(host, &with_contents(host, paths)?).await?;
-            times.into_iter().filter(|(_, changed)| !is_older(changed, unit.started)).map(|(path, _)| path).collect()
-        }
-    };
+    }
+    // What the spec no longer names does not count; what was in a directory that it names does.
+    let was_in = |dir: &PathBuf, path: &str| Path::new(path).parent() == Some(dir) && !present.contains(&path.into());
+    others.extend(known.keys().filter(|path| paths.iter().any(|dir| was_in(dir, path))).cloned());
+    others.sort_unstable();
     Ok(match others.is_empty() {
         true => RunsWith::These,
         false => RunsWith::Others(others),
     })
 }
 
-/// Hashes of the inputs as they are. What has not changed since `known` is not read again.
+/// The inputs as they are.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) async fn now(host: &dyn ReadHost, paths: Vec<PathBuf>, known: Option<&Inputs>) -> Result<Inputs> {
+pub(super) async fn now(host: &dyn ReadHost, paths: &[PathBuf]) -> Result<Inputs> {
     let paths = with_contents(host, paths)?;
     let times = change_times(host, &paths).await?;
-    let mut inputs = Inputs::new();
-    for path in paths {
-        let text = path.to_string_lossy().into_owned();
-        let changed = times.get(&text).cloned().unwrap_or_default();
-        let known = known.and_then(|known| known.get(&text));
-        let sha256 = match known.filter(|known| known.changed == changed && !changed.is_empty()) {
-            Some(known) => known.sha256.clone(),
-            None if is_directory(host, &path)? => DIRECTORY.to_owned(),
-            None => host.sha256(&path)?.unwrap_or_else(|| ABSENT.to_owned()),
-        };
-        inputs.insert(text, Input { sha256, changed });
+    let input = |path: &PathBuf| {
+        let name = path.to_string_lossy().into_owned();
+        let changed = times.get(&name).cloned().unwrap_or_default();
+        Ok((name, Input { sha256: hash(host, path)?, changed }))
+    };
+    paths.iter().map(input).collect()
+}
+
+fn hash(host: &dyn ReadHost, path: &Path) -> Result<String> {
+    if is_directory(host, path)? {
+        return Ok(DIRECTORY.to_owned());
     }
-    Ok(inputs)
+    Ok(host.sha256(path)?.unwrap_or_else(|| ABSENT.to_owned()))
 }
 
 /// Remembers what a unit that was just started runs with.
@@ -124,14 +129,14 @@ fn record_path(name: &str) -> PathBuf {
 }
 
 /// A directory stands for itself and the files in it.
-fn with_contents(host: &dyn ReadHost, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+fn with_contents(host: &dyn ReadHost, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in paths {
-        if is_directory(host, &path)? {
-            let names = host.list_dir(&path)?;
+        if is_directory(host, path)? {
+            let names = host.list_dir(path)?;
             all.extend(names.into_iter().map(|name| path.join(name)));
         }
-        all.push(path);
+        all.push(path.clone());
     }
     all.sort_unstable();
     all.dedup();

@@ -185,6 +185,32 @@ async fn starts_that_are_not_ours() {
 }
 
 #[tokio::test]
+async fn another_list_of_inputs_is_no_change_of_the_inputs() {
+    let host = up().await;
+    touch(&mut host.files(), CONFIG, "a: 2\n");
+    let mut fewer = spec();
+    fewer.inputs.clear();
+    assert_eq!(fewer.plan(&host).await.unwrap(), Planned::InSync);
+    let mut more = spec();
+    more.inputs = vec!["/etc/hostname".into()];
+    host.files().put_file("/etc/hostname", "a\n", 0o644);
+    assert_eq!(more.plan(&host).await.unwrap(), Planned::InSync, "older than the start");
+    touch(&mut host.files(), "/etc/hostname", "b\n");
+    assert!(matches!(more.plan(&host).await.unwrap(), Planned::Change(_)));
+}
+
+#[tokio::test]
+async fn a_file_that_left_an_input_directory_is_named() {
+    let host = blank();
+    touch(&mut host.files(), "/etc/app.d/x.yaml", "");
+    let diff = plan(&host).await;
+    AnyResource::apply(&spec(), &host, &diff).await.unwrap();
+    host.files().remove("/etc/app.d/x.yaml");
+    let diff = plan(&host).await;
+    assert_eq!(diff.changes[0].detail, "changed: /etc/app.d/x.yaml -> restart");
+}
+
+#[tokio::test]
 async fn large_inputs_are_read_once() {
     let host = up().await;
     // Changed content under the same ctime cannot be on a real host; here it shows that the file is not read.

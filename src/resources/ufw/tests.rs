@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
+
 use serde_json::json;
 
 use super::*;
@@ -151,13 +153,13 @@ async fn rules_by_hand_stay_and_are_shown() {
         [
             "enabled: inactive -> active",
             "allow 22/tcp: comment \"ssh it is\" -> allow (ssh)",
-            "kept: allow 8000:8100/tcp from 192.168.1.0/24 (added by hand)",
-            "kept: allow 53 (added by hand)",
-            "kept: allow OpenSSH (added by hand)",
-            "kept: deny in on eth0 from 1.2.3.4 (added by hand)",
-            "kept: limit 2222/tcp (added by hand)",
-            "kept: allow 80,443/tcp (added by hand)",
-            "kept: allow from fd00::/8 (added by hand)"
+            "kept: allow 8000:8100/tcp from 192.168.1.0/24 (not in this spec)",
+            "kept: allow 53 (not in this spec)",
+            "kept: allow OpenSSH (not in this spec)",
+            "kept: deny in on eth0 from 1.2.3.4 (not in this spec)",
+            "kept: limit 2222/tcp (not in this spec)",
+            "kept: allow 80,443/tcp (not in this spec)",
+            "kept: allow from fd00::/8 (not in this spec)"
         ]
     );
 }

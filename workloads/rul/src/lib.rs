@@ -71,6 +71,7 @@
 //!   give these answers before it is served;
 //! - `baseline.json`: `histogram.buckets` are the edges of this version's prediction histogram.
 //!
+//! Write a new version by renaming files into place, `model.json` last, or by switching a link.
 //! The content hash of the four files is polled (`--reload-interval`, 5 s, spread by 10 %). New
 //! content is served only after every check; otherwise the old one stays, the reason is logged,
 //! counted (`rul_model_reload_total{result}`) and shown by `/v1/model`. A running service does not

@@ -58,7 +58,7 @@ pub fn write_golden(dir: &Path, model: &Model, error: f32) {
     let windows = [numbers(1, WINDOW * FEATURES), numbers(2, WINDOW * FEATURES)];
     let expected: Vec<f32> = windows.iter().map(|w| model.predict_all(w).unwrap()[0] + error).collect();
     let windows: Vec<_> = windows.iter().map(|w| rows(w)).collect();
-    std::fs::write(dir.join("golden.json"), json!({ "windows": windows, "expected": expected }).to_string()).unwrap();
+    replace(dir, "golden.json", &json!({ "windows": windows, "expected": expected }).to_string());
 }
 
 pub fn rows(window: &[f32]) -> Vec<Vec<f32>> {
@@ -68,4 +68,11 @@ pub fn rows(window: &[f32]) -> Vec<Vec<f32>> {
 /// Body of a request for one window.
 pub fn sequence(window: &[f32]) -> String {
     json!({ "sequence": rows(window) }).to_string()
+}
+
+/// Renamed into place: a service that polls must never see half of it.
+pub fn replace(dir: &Path, name: &str, content: &str) {
+    let new = dir.join("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::rename(new, dir.join(name)).unwrap();
 }

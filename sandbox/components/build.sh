@@ -3,8 +3,9 @@
 # OUT is a file (.tar, or .tar.zst to have it compressed) or a directory, which then gets
 # k3s-airgap-images-amd64.tar.
 #
-# Needs Go 1.26 or newer, gcc, and the Debian package busybox-static (and zstd for .tar.zst):
-# apt-get install -y --no-install-recommends gcc libc6-dev busybox-static zstd
+# Needs Go 1.26 or newer and gcc (and zstd for .tar.zst):
+# apt-get install -y --no-install-recommends gcc libc6-dev zstd
+# and Debian's package lists (apt-get update): the package busybox is fetched, not installed.
 # GOCACHE and GOMODCACHE are respected; cold about 6 minutes on 2 cores, warm a few seconds.
 set -euo pipefail
 
@@ -17,10 +18,9 @@ out=$(cd "$(dirname "$out")" && pwd)/$(basename "$out")
 say() { printf '[images %3ds] %s\n' "$SECONDS" "$*"; }
 fail() { printf 'images build: %s\n' "$*" >&2; exit 1; }
 
-for tool in go gcc busybox; do
-    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install -y gcc libc6-dev busybox-static, and Go 1.26"
+for tool in go gcc apt-get dpkg-deb; do
+    command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install -y gcc libc6-dev, and Go 1.26"
 done
-busybox=$(readlink -f "$(command -v busybox)")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/k3s-images.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -38,11 +38,15 @@ program local-path github.com/rancher/local-path-provisioner local-path-provisio
 
 say "pause and busybox"
 gcc -Os -static -s -o "$work/pause" "$here/pause/pause.c"
-cp "$busybox" "$work/busybox"
-# A dynamic busybox would start here and fail in an empty image.
-if LC_ALL=C ldd "$work/busybox" 2>/dev/null | grep -q '=>'; then
-    fail "$busybox is not static: apt-get install -y busybox-static"
-fi
+# Debian's static busybox crashes in name look-ups, so the dynamic one goes in with its libraries.
+(cd "$work" && apt-get download -q busybox >/dev/null 2>&1) || fail "cannot fetch the package busybox: run apt-get update"
+dpkg-deb -x "$work"/busybox_*.deb "$work/deb"
+cp "$work/deb/bin/busybox" "$work/busybox" 2>/dev/null || cp "$work/deb/usr/bin/busybox" "$work/busybox"
+mkdir "$work/lib"
+LC_ALL=C ldd "$work/busybox" | awk '/=> \// { print $3 } /^[ \t]*\/lib/ { print $1 }' | while read -r library; do
+    cp -L "$library" "$work/lib/"
+done
+[ -e "$work/lib/libc.so.6" ] || fail "busybox does not run here: its libraries were not found"
 "$work/busybox" --list >"$work/busybox.applets"
 
 say "packing"

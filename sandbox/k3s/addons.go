@@ -113,8 +113,8 @@ func (a *addons) remove(ctx context.Context, file string, content []byte) error 
 	for index := len(objects) - 1; index >= 0; index-- {
 		target, err := a.resource(objects[index])
 		if err == nil {
-			foreground := metav1.DeletePropagationForeground
-			err = target.Delete(ctx, objects[index].GetName(), metav1.DeleteOptions{PropagationPolicy: &foreground})
+			background := metav1.DeletePropagationBackground
+			err = target.Delete(ctx, objects[index].GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
 		}
 		if err != nil && !apierrors.IsNotFound(err) {
 			return err
@@ -182,8 +182,13 @@ func (a *addons) applyFile(ctx context.Context, content []byte) error {
 	var problems []error
 	for _, object := range objects {
 		target, err := a.resource(object)
+		var live *unstructured.Unstructured
 		if err == nil {
-			_, err = target.Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: "deploy@" + a.cluster.name, Force: true})
+			live, err = target.Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: "deploy@" + a.cluster.name, Force: true})
+		}
+		if err == nil && live.GetDeletionTimestamp() != nil {
+			// Applied to something on its way out: it has to be made anew when it is gone.
+			err = errors.New("is still being deleted")
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err))

@@ -47,6 +47,11 @@ func runAgent(s *settings) error {
 	if err := l.makeDirs("agent"); err != nil {
 		return err
 	}
+	lock, err := l.claim()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	if err := l.extractBundle(); err != nil {
 		return err
 	}

@@ -287,6 +287,9 @@ func (c *cluster) controllerArgs() []string {
 		"use-service-account-credentials":  "true",
 		"leader-elect":                     "false",
 		"profiling":                        "false",
+		// The default of 20 a second makes the controllers' first look at a new cluster take 5 s.
+		"kube-api-qps":   "200",
+		"kube-api-burst": "300",
 	}
 	for signer, ca := range map[string]string{
 		"kube-apiserver-client": "client-ca", "kubelet-client": "client-ca",

@@ -15,7 +15,7 @@ func startEtcd(ctx context.Context, l layout) (*embed.Etcd, string, error) {
 	client := url.URL{Scheme: "unix", Path: l.server("db", "etcd.sock")}
 	peer := url.URL{Scheme: "unix", Path: l.server("db", "peer.sock")}
 	config := embed.NewConfig()
-	config.Name = "default"
+	config.Name = "k3s"
 	config.Dir = l.server("db", "etcd")
 	config.ListenClientUrls = []url.URL{client}
 	config.ListenPeerUrls = []url.URL{peer}
@@ -24,7 +24,7 @@ func startEtcd(ctx context.Context, l layout) (*embed.Etcd, string, error) {
 	config.AdvertiseClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2379"}}
 	config.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2380"}}
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
-	config.LogLevel = "warn"
+	config.LogLevel = "error"
 	config.WarningUnaryRequestDuration = 500 * time.Millisecond // its zero value logs every request
 	config.EnableGRPCGateway = false
 	config.QuotaBackendBytes = 2 << 30

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 const defaultDataDir = "/var/lib/rancher/k3s"
@@ -65,6 +67,21 @@ func (l layout) makeDirs(role string) error {
 		}
 	}
 	return nil
+}
+
+// claim makes sure that one k3s runs on a host: a second one would take the first one's
+// containerd away from it. The lock lasts as long as the returned file stays open.
+func (l layout) claim() (*os.File, error) {
+	const path = "/run/k3s/k3s.lock"
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("another k3s runs on this host (%s is locked): stop it first, e.g. systemctl stop k3s", path)
+	}
+	return file, nil
 }
 
 // writeFile replaces a file in one step, and only when its content or mode differs.

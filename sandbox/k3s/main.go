@@ -36,6 +36,9 @@ This is the sandbox's stand-in for k3s, built from upstream Kubernetes.
 
 func main() {
 	name := filepath.Base(os.Args[0])
+	// Components start through /proc/self/exe: without this, ps would call them all "exe".
+	// It is cosmetic, so a kernel that refuses does no harm.
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
 	// The components run as children of the main process: this same file under another name.
 	switch name {
 	case "kube-apiserver":

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,7 +52,8 @@ func newSupervisor() *supervisor {
 func (s *supervisor) start(name, path string, args []string, env []string, out io.Writer) error {
 	cmd := exec.Command(path, args...)
 	cmd.Args[0] = name
-	cmd.Env = append(os.Environ(), env...)
+	// Only the main process speaks to systemd: some components would say READY by themselves.
+	cmd.Env = append(withoutEnv(os.Environ(), "NOTIFY_SOCKET"), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// An own process group keeps a terminal's Ctrl-C for the main process alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -74,10 +77,15 @@ func (s *supervisor) start(name, path string, args []string, env []string, out i
 			if err == nil {
 				err = errors.New("exit status 0")
 			}
+			log.Printf("%s ended: %v", name, err)
 			s.failed <- fmt.Errorf("%s ended: %w", name, err)
 		}
 	}()
 	return nil
+}
+
+func withoutEnv(env []string, name string) []string {
+	return slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, name+"=") })
 }
 
 // component runs one of the Kubernetes programs inside this file.
@@ -85,7 +93,11 @@ func (s *supervisor) component(name string, args []string) error {
 	return s.start(name, "/proc/self/exe", args, nil, os.Stderr)
 }
 
-// stop ends the children, the last started first to be told, and waits for them.
+// stopGrace is what a child gets to end by itself. The API server would use a minute to drain its
+// watches; nothing is lost by cutting that short, as etcd holds every acknowledged write.
+const stopGrace = 2 * time.Second
+
+// stop ends the children: the last started is told first, and all are waited for together.
 func (s *supervisor) stop() {
 	s.mu.Lock()
 	s.stopping = true
@@ -95,15 +107,14 @@ func (s *supervisor) stop() {
 		// A child that has ended already needs no signal.
 		_ = children[index].cmd.Process.Signal(syscall.SIGTERM)
 	}
-	deadline := time.After(8 * time.Second)
+	grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
 	for _, c := range children {
 		select {
 		case <-c.done:
-		case <-deadline:
-			log.Printf("%s did not stop in time: killed", c.name)
+		case <-grace.Done():
 			_ = c.cmd.Process.Kill()
 			<-c.done
-			deadline = time.After(time.Second)
 		}
 	}
 }

@@ -177,6 +177,7 @@ func (s *settings) kubeletConfig(m machine, dns net.IP, domain string, selfSigne
 		"clusterDomain: " + domain,
 		"containerRuntimeEndpoint: unix://" + l.containerdSocket(),
 		"failSwapOn: false",
+		"readOnlyPort: 0",
 		"healthzBindAddress: 127.0.0.1",
 		"serializeImagePulls: false",
 		"staticPodPath: " + l.agent("pod-manifests"),

@@ -43,6 +43,11 @@ func runServer(s *settings) error {
 	if err := s.layout.makeDirs("server"); err != nil {
 		return err
 	}
+	lock, err := s.layout.claim()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	if err := s.layout.extractBundle(); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Command pack writes one OCI layout tar with the images of k3s's packaged components, each a
-// scratch image of one layer: pack DIR OUT, where DIR holds the static binaries.
+// scratch image of one layer: pack DIR OUT, where DIR holds the binaries.
 // The same binaries give the same archive, byte for byte.
 package main
 
@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -27,11 +28,12 @@ type image struct {
 	user       string
 	source     string // what it really is, kept as a label
 	links      []string
+	libraries  []string // file names in DIR/lib, for the one program that is not static
 }
 
 // The names are those of k3s v1.36.4's archive, so that manifests and tools meet the same ones.
 // What is inside is said by the label org.opencontainers.image.description.
-func images(applets []string) []image {
+func images(applets, libraries []string) []image {
 	return []image{
 		{name: "docker.io/rancher/mirrored-pause:3.10.2", binary: "pause", target: "pause",
 			entrypoint: []string{"/pause"}, user: "65535:65535", source: "sandbox/components/pause/pause.c"},
@@ -42,7 +44,7 @@ func images(applets []string) []image {
 		{name: "docker.io/rancher/mirrored-metrics-server:v0.9.0", binary: "metrics-server", target: "metrics-server",
 			entrypoint: []string{"/metrics-server"}, user: "65534", source: "sigs.k8s.io/metrics-server v0.9.0"},
 		{name: "docker.io/rancher/mirrored-library-busybox:1.37.0", binary: "busybox", target: "bin/busybox",
-			command: []string{"sh"}, source: "Debian 12's busybox-static 1.35 (not 1.37)", links: applets},
+			command: []string{"sh"}, source: "Debian's busybox (not 1.37)", links: applets, libraries: libraries},
 	}
 }
 
@@ -62,21 +64,21 @@ func run(dir, out string) error {
 	if err != nil {
 		return err
 	}
+	entries, err := os.ReadDir(filepath.Join(dir, "lib"))
+	if err != nil {
+		return err
+	}
+	var libraries []string
+	for _, entry := range entries {
+		libraries = append(libraries, entry.Name())
+	}
 	layout := archive{blobs: map[string][]byte{}}
-	for _, one := range images(splitWords(list)) {
+	for _, one := range images(strings.Fields(string(list)), libraries) {
 		if err := layout.add(dir, one); err != nil {
 			return fmt.Errorf("%s: %w", one.name, err)
 		}
 	}
 	return layout.write(out)
-}
-
-func splitWords(text []byte) []string {
-	var words []string
-	for _, word := range bytes.Fields(text) {
-		words = append(words, string(word))
-	}
-	return words
 }
 
 type descriptor struct {
@@ -108,7 +110,7 @@ func (a *archive) add(dir string, one image) error {
 	if err != nil {
 		return err
 	}
-	layer, err := layerOf(one, content)
+	layer, err := layerOf(dir, one, content)
 	if err != nil {
 		return err
 	}
@@ -145,19 +147,22 @@ func (a *archive) add(dir string, one image) error {
 	}
 	manifest.Annotations = map[string]string{
 		"io.containerd.image.name":          one.name,
-		"org.opencontainers.image.ref.name": one.name[bytes.LastIndexByte([]byte(one.name), ':')+1:],
+		"org.opencontainers.image.ref.name": one.name[strings.LastIndexByte(one.name, ':')+1:],
 	}
 	a.manifests = append(a.manifests, manifest)
 	return nil
 }
 
 // layerOf makes the file tree: the binary, its links, and the little that programs expect.
-func layerOf(one image, content []byte) ([]byte, error) {
+func layerOf(dir string, one image, content []byte) ([]byte, error) {
 	var out bytes.Buffer
 	writer := tar.NewWriter(&out)
 	directories := map[string]int64{"etc/": 0o755, "tmp/": 0o1777}
 	for parent := filepath.Dir(one.target); parent != "."; parent = filepath.Dir(parent) {
 		directories[parent+"/"] = 0o755
+	}
+	if len(one.libraries) > 0 {
+		directories["lib/"], directories["lib64/"] = 0o755, 0o755
 	}
 	var names []string
 	for name := range directories {
@@ -183,6 +188,20 @@ func layerOf(one image, content []byte) ([]byte, error) {
 	}
 	if err := put(writer, tar.Header{Typeflag: tar.TypeReg, Name: one.target, Mode: 0o755}, content); err != nil {
 		return nil, err
+	}
+	// The loader is named by the program as /lib64/ld-...; it looks for the libraries in /lib.
+	for _, library := range one.libraries {
+		text, err := os.ReadFile(filepath.Join(dir, "lib", library))
+		if err != nil {
+			return nil, err
+		}
+		directory := "lib/"
+		if strings.HasPrefix(library, "ld-") {
+			directory = "lib64/"
+		}
+		if err := put(writer, tar.Header{Typeflag: tar.TypeReg, Name: directory + library, Mode: 0o755}, text); err != nil {
+			return nil, err
+		}
 	}
 	for _, link := range one.links {
 		if link == filepath.Base(one.target) {

@@ -337,4 +337,22 @@ mod tests {
         let error = lock.get("helmm").unwrap_err().to_string();
         assert_eq!(error, "artifacts.yml has no artifact \"helmm\"; did you mean \"helm\"?");
     }
+
+    #[test]
+    fn the_projects_own_files_fit_and_what_the_sandbox_overlays_is_pinned_upstream() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let upstream = Lock::load(&[root.join("artifacts.yml")]).unwrap();
+        let sandbox = Lock::load(&[root.join("sandbox/artifacts.yml")]).unwrap();
+        for artifact in sandbox.iter() {
+            assert_eq!(upstream.get(&artifact.name).unwrap().kind, artifact.kind, "{}", artifact.name);
+            let paths = match &artifact.source {
+                Source::Script(recipe) => [&recipe.script].into_iter().chain(&recipe.inputs).collect(),
+                Source::Image(recipe) => vec![recipe],
+                Source::Url { .. } | Source::Registry { .. } => vec![],
+            };
+            for path in paths {
+                assert!(root.join(path).exists(), "{}: {path}", artifact.name);
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,7 @@ impl Store {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).with_context(|| format!("making the artifact cache {}", folder.display()))?;
         }
+        sweep(&root.join("work"));
         Ok(Self { root })
     }
 
@@ -287,6 +289,19 @@ impl Store {
     }
 }
 
+/// How old scratch space is before it counts as left behind by a killed run. No build takes so long.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 3600);
+
+/// Removes scratch space that killed runs left behind. What cannot be removed (another user's) harms nothing.
+fn sweep(work: &Path) {
+    for entry in fs::read_dir(work).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > LEFT_BEHIND) {
+            let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+        }
+    }
+}
+
 /// Size and modification time, as kept in `blobs/checked`.
 fn stamp(file: &File) -> Result<String> {
     let metadata = file.metadata()?;
@@ -342,6 +357,19 @@ mod tests {
         assert!(!store.verify(&sha256).unwrap());
         assert_eq!(store.get(&sha256).unwrap(), None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn scratch_space_of_a_killed_run_goes_and_that_of_a_running_one_stays() {
+        let (dir, store) = store();
+        let old = dir.path().join("work/old");
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("file"), "x").unwrap();
+        File::open(&old).unwrap().set_modified(std::time::SystemTime::now() - LEFT_BEHIND - LEFT_BEHIND).unwrap();
+        let running = store.work("running").unwrap();
+        Store::at(dir.path()).unwrap();
+        assert!(!old.exists());
+        assert!(running.path().exists());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What names in stage files stand for: artifacts of the lock and images of recipes, built where they must be.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -114,8 +114,12 @@ impl Sources {
     /// The image of a recipe, relative to the project; built, if the cache does not have it.
     ///
     /// # Errors
-    /// When the recipe is wrong or the build fails.
+    /// When the recipe is wrong or outside of the project, or the build fails.
     pub fn image(&self, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
+        let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(recipe).components().all(inside) {
+            bail!("the image recipe {recipe:?} leads out of the project; give a path below {}", self.root.display());
+        }
         build(&self.root.join(recipe), &self.root, &self.store, progress)
     }
 
@@ -213,5 +217,72 @@ impl Sources {
             }
         }
         Ok(broken)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::hash;
+
+    const RECIPE: &str = "name: app\nfiles: [{ content: x, to: /x }]\n";
+
+    fn sources(dir: &Path) -> Sources {
+        std::fs::write(dir.join("build.sh"), "echo content > \"$1\"\n").unwrap();
+        std::fs::write(dir.join("image.yml"), RECIPE).unwrap();
+        let (sha256, digest) = (hash::sha256("file"), format!("sha256:{}", hash::sha256("image")));
+        let text = format!(
+            "file:\n  version: v1\n  kind: binary\n  url: https://example.org/file\n  sha256: {sha256}\n\
+             pulled:\n  version: v1\n  kind: image\n  ref: example.org/pulled:v1\n  digest: {digest}\n\
+             made:\n  version: v1\n  kind: binary\n  recipe: {{ script: build.sh }}\n\
+             app:\n  version: v1\n  kind: image\n  recipe: {{ image: image.yml }}\n"
+        );
+        let lock = Lock::parse("artifacts.yml", &text).unwrap();
+        Sources::new(lock, Store::at(dir.join("cache")).unwrap(), dir)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_list_says_what_the_cache_has_and_verify_what_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = sources(dir.path());
+        let cached = || -> Vec<String> {
+            let rows = sources.list().unwrap();
+            rows.into_iter().filter(|row| row.cached.is_some()).map(|row| row.name).collect()
+        };
+        assert_eq!(cached(), Vec::<String>::new());
+        let names = ["made".to_owned(), "app".to_owned(), "pulled".to_owned()];
+        sources.fetch(&names, &|_| {}).await.unwrap();
+        assert_eq!(cached(), ["app", "made"]);
+        assert_eq!(sources.verify(&|_| {}).unwrap(), Vec::<String>::new());
+
+        let made = sources.artifact("made", &|_| {}).unwrap();
+        let path = sources.store().blob_path(&made.sha256);
+        // The same size and time: only hashing finds it.
+        let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "CONTENT\n").unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        assert_eq!(sources.verify(&|_| {}).unwrap(), ["made"]);
+        assert_eq!(cached(), ["app"]);
+        assert_eq!(sources.artifact("made", &|_| {}).unwrap(), made, "built again");
+    }
+
+    #[test]
+    fn names_lead_to_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = sources(dir.path());
+        let image = sources.image_artifact("app", &|_| {}).unwrap();
+        assert!(image.reference().starts_with("provision.local/app:"));
+        assert_eq!(sources.image("image.yml", &|_| {}).map(ImageSource::Built).unwrap(), image);
+        let pulled = sources.image_artifact("pulled", &|_| {}).unwrap();
+        assert_eq!(pulled.stored_name(), format!("example.org/pulled@{}", pulled.digest()));
+        assert_eq!(sources.artifact("file", &|_| {}).unwrap().url.as_deref(), Some("https://example.org/file"));
+        let error = sources.image_artifact("made", &|_| {}).unwrap_err().to_string();
+        assert_eq!(error, "artifacts.yml:12:3: artifact made is a file, not an image");
+        let error = sources.artifact("pulled", &|_| {}).unwrap_err().to_string();
+        assert!(error.ends_with("use it as `image: { artifact: pulled }`"), "{error}");
+        assert!(sources.image("../image.yml", &|_| {}).unwrap_err().to_string().contains("leads out of the project"));
+        assert!(sources.image_artifact("apq", &|_| {}).unwrap_err().to_string().contains("did you mean \"app\"?"));
     }
 }

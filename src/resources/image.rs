@@ -312,3 +312,6 @@ fn rows<'a>(table: &'a str, first_column: &str) -> Result<impl Iterator<Item = &
     }
     Ok(lines.filter(|line| !line.trim().is_empty()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! The tables are recorded from containerd 2.2.9 with images of our builder, one imported and one pulled by digest; the row by
+//! configuration (`sha256:…`) has the form that the kubelet's interface of containerd gives it.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::hash;
+use crate::host::ArtifactPin;
+use crate::host::fake::{FakeHost, Files, failed, ok};
+use crate::image::BuiltImage;
+
+const IMAGES: &str = "\
+REF                                                                                             TYPE                                       DIGEST                                                                  SIZE     PLATFORMS   LABELS                          
+docker.io/library/hello@sha256:6a761c44f7fda6f48c3689a253122af1e447ccfb1078f086d984f07b58b0c739 application/vnd.oci.image.manifest.v1+json sha256:6a761c44f7fda6f48c3689a253122af1e447ccfb1078f086d984f07b58b0c739 1.9 MiB  linux/amd64 io.cri-containerd.pinned=pinned 
+provision.local/postgres:0a5d942292a7c9ae                                                       application/vnd.oci.image.manifest.v1+json sha256:0a5d942292a7c9aeb2cf0b00ee712ff9726bbbab07554c7e1c335b5541f0d821 83.4 MiB linux/amd64 -                               
+sha256:5d3b4e40c6ee7d060483d325b444e331dae0f406413f1db077f00899ba06d6d5                         application/vnd.oci.image.manifest.v1+json sha256:6a761c44f7fda6f48c3689a253122af1e447ccfb1078f086d984f07b58b0c739 1.9 MiB  linux/amd64 io.cri-containerd.image=managed,io.cri-containerd.pinned=pinned 
+";
+
+const CONTAINERS: &str = "\
+CONTAINER    IMAGE                                     RUNTIME                  
+c1           provision.local/hello:6a761c44f7fda6f4    io.containerd.runc.v2    
+";
+
+const K3S: &str = "/usr/local/bin/k3s";
+const STATE: &str = "/run/images";
+
+fn digest(content: &str) -> String {
+    format!("sha256:{}", hash::sha256(content))
+}
+
+/// The reference of build `content` of the recipe `rul`.
+fn reference(content: &str) -> String {
+    format!("provision.local/rul:{}", &hash::sha256(content)[..16])
+}
+
+fn built(content: &str) -> Image {
+    let archive = ArtifactPin {
+        name: "image rul".into(),
+        version: "v".into(),
+        sha256: hash::sha256(format!("archive of {content}")),
+        url: None,
+    };
+    let image = BuiltImage { reference: reference(content), digest: digest(content), archive };
+    Image { recipe: Some("rul/image.yml".into()), artifact: None, resolved: Some(ImageSource::Built(image)) }
+}
+
+fn pulled() -> Image {
+    let source = ImageSource::Registry {
+        reference: "docker.io/library/postgres:17.11-bookworm".into(),
+        digest: digest("postgres"),
+    };
+    Image { recipe: None, artifact: Some("postgres".into()), resolved: Some(source) }
+}
+
+fn row(name: &str, digest: &str, labels: &str) -> String {
+    format!("{name} application/vnd.oci.image.manifest.v1+json {digest} 1.9 MiB linux/amd64 {labels} \n")
+}
+
+/// A machine whose containerd has these rows, and does what `ctr images` does to them.
+fn host(rows: &str, containers: &'static str) -> FakeHost {
+    let change = |files: &mut Files, keep: &dyn Fn(&str) -> bool, add: &str| {
+        let rows: String =
+            files.text(STATE).lines().filter(|line| keep(line)).map(|line| format!("{line}\n")).collect();
+        files.put_file(STATE, rows + add, 0o600);
+    };
+    FakeHost::new()
+        .file(STATE, rows, 0o600)
+        .artifact("archive of new")
+        .on_query(&[K3S, "ctr", "-n", "k8s.io", "images", "ls"], |files, _| {
+            ok(&format!("REF TYPE DIGEST SIZE PLATFORMS LABELS \n{}", files.text(STATE)))
+        })
+        .on_query(&[K3S, "ctr", "-n", "k8s.io", "containers", "ls"], move |_, _| ok(containers))
+        .on_run(&[K3S, "ctr", "-n", "k8s.io", "images", "import"], move |files, cmd| {
+            let labels = &cmd.argv[cmd.argv.iter().position(|a| a == "--label").unwrap() + 1];
+            let name = reference("new");
+            change(files, &|line| !line.starts_with(&name), &row(&name, &digest("new"), labels));
+            ok("")
+        })
+        .on_run(&[K3S, "ctr", "-n", "k8s.io", "images", "pull"], move |files, cmd| {
+            let name = cmd.argv.last().unwrap();
+            let (_, digest) = name.split_once('@').unwrap();
+            change(files, &|_| true, &row(name, digest, PINNED));
+            ok("")
+        })
+        .on_run(&[K3S, "ctr", "-n", "k8s.io", "images", "label"], move |files, cmd| {
+            let name = format!("{} ", cmd.argv[6]);
+            let digest = parse_images(&format!("REF\n{}", files.text(STATE)))
+                .unwrap()
+                .into_iter()
+                .find(|image| image.name == cmd.argv[6])
+                .unwrap()
+                .digest;
+            change(files, &|line| !line.starts_with(&name), &row(&cmd.argv[6], &digest, &cmd.argv[7]));
+            ok("")
+        })
+        .on_run(&[K3S, "ctr", "-n", "k8s.io", "images", "rm"], move |files, cmd| {
+            let name = format!("{} ", cmd.argv[6]);
+            change(files, &|line| !line.starts_with(&name), "");
+            ok("")
+        })
+}
+
+async fn diff(image: &Image, host: &FakeHost) -> Diff {
+    match image.observe(host).await.unwrap() {
+        Observed::Known(state) => image.diff(&state),
+        Observed::Pending(reason) => panic!("pending: {reason}"),
+    }
+}
+
+/// Plans, applies, and asks that nothing is left to do; answers with what was planned.
+async fn settle(image: &Image, host: &FakeHost) -> Vec<String> {
+    let before = host.changes();
+    let planned = diff(image, host).await;
+    assert_eq!(host.changes(), before, "planning changes nothing");
+    image.apply(host, &planned).await.unwrap();
+    assert_eq!(diff(image, host).await, Diff::none());
+    planned.changes.into_iter().map(|change| format!("{}: {}", change.field, change.detail)).collect()
+}
+
+#[test]
+fn the_recorded_tables_are_understood() {
+    let images = parse_images(IMAGES).unwrap();
+    assert_eq!(images.len(), 3);
+    assert!(images[0].pinned && !images[1].pinned && images[2].pinned);
+    assert_eq!(images[1].name, "provision.local/postgres:0a5d942292a7c9ae");
+    assert!(images[1].digest.starts_with("sha256:0a5d942292a7c9ae"));
+    assert_eq!(parse_containers(CONTAINERS).unwrap(), ["provision.local/hello:6a761c44f7fda6f4"]);
+    assert_eq!(parse_images("REF TYPE DIGEST SIZE PLATFORMS LABELS \n").unwrap(), []);
+    assert!(parse_images("something else\n").is_err());
+}
+
+#[tokio::test]
+async fn from_every_prior_state_one_apply_is_enough() {
+    let name = reference("new");
+    let stale = row(&name, &digest("stale"), PINNED);
+    let loose = row(&name, &digest("new"), "-");
+    for (rows, expected) in [
+        (String::new(), vec![format!("image: {name} imported")]),
+        (loose, vec!["pinned: not pinned -> pinned against image garbage collection".to_owned()]),
+        (stale, vec![format!("digest: {} -> {}", digest("stale"), digest("new"))]),
+        (row(&name, &digest("new"), &format!("io.cri-containerd.image=managed,{PINNED}")), vec![]),
+    ] {
+        let host = host(&rows, "CONTAINER IMAGE RUNTIME\n");
+        assert_eq!(settle(&built("new"), &host).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn with_a_new_build_unused_old_ones_go_and_used_ones_stay() {
+    let by_config = format!("sha256:{}", hash::sha256("configuration of unused"));
+    let other = row("provision.local/rul-jobs:0000", &digest("jobs"), PINNED);
+    let rows = row(&reference("unused"), &digest("unused"), PINNED)
+        + &row(&by_config, &digest("unused"), PINNED)
+        + &row(&reference("used"), &digest("used"), PINNED)
+        + &row("sha256:abc", &digest("used"), PINNED)
+        + &other;
+    // The container names its image by its configuration.
+    let host = host(&rows, "CONTAINER IMAGE RUNTIME\nc1 sha256:abc io.containerd.runc.v2\n");
+    let planned = settle(&built("new"), &host).await;
+    let old = reference("unused");
+    assert_eq!(planned[1..], [format!("old image {old}: removed, no container uses it")]);
+    let left = host.files().text(STATE);
+    assert!(!left.contains(&old) && !left.contains(&by_config), "{left}");
+    assert!(left.contains(&reference("used")) && left.contains("sha256:abc ") && left.contains(&other), "{left}");
+    assert_eq!(host.changes().iter().filter(|change| change.contains(" rm ")).count(), 2);
+}
+
+#[tokio::test]
+async fn an_image_of_a_registry_is_pulled_by_its_digest_through_the_mirrors_of_k3s() {
+    let name = format!("docker.io/library/postgres@{}", digest("postgres"));
+    let plain = host("", "");
+    assert_eq!(settle(&pulled(), &plain).await, [format!("image: {name} pulled")]);
+    assert!(!plain.runs()[0].argv.contains(&"--hosts-dir".to_owned()));
+    let mirrored = host("", "").dir(HOSTS_DIR, 0o755);
+    settle(&pulled(), &mirrored).await;
+    assert!(mirrored.runs()[0].argv.join(" ").contains(&format!("--hosts-dir {HOSTS_DIR}")));
+    let source = pulled().resolved.unwrap();
+    assert_eq!(source.reference(), format!("docker.io/library/postgres:17.11-bookworm@{}", digest("postgres")));
+}
+
+#[tokio::test]
+async fn before_k3s_runs_it_is_pending_and_another_failure_is_an_error() {
+    let stopped = "ctr: cannot access socket /run/k3s/containerd/containerd.sock: no such file or directory";
+    for (answer, expected) in
+        [(failed(127, ""), "needs k3s"), (failed(1, stopped), "needs k3s: its containerd does not run")]
+    {
+        let host = FakeHost::new().answer(&[K3S], answer);
+        assert_eq!(built("new").observe(&host).await.unwrap(), Observed::Pending(expected.to_owned()));
+    }
+    let host = FakeHost::new().answer(&[K3S], failed(1, "ctr: permission denied"));
+    let error = built("new").observe(&host).await.unwrap_err().to_string();
+    assert_eq!(error, "asking containerd ended with status 1: ctr: permission denied");
+}
+
+#[test]
+fn the_forms_in_stage_files_and_what_travels_to_the_agent() {
+    let parse = |value: serde_json::Value| serde_json::from_value::<Image>(value).map_err(|error| error.to_string());
+    let short = parse("rul/image.yml".into()).unwrap();
+    assert_eq!(short, parse(serde_json::json!({ "recipe": "rul/image.yml" })).unwrap());
+    assert_eq!(Resource::name(&parse(serde_json::json!({ "artifact": "postgres" })).unwrap()), "postgres");
+    for (wrong, reason) in [
+        (serde_json::json!({}), "an image has either `recipe` or `artifact`"),
+        (serde_json::json!({ "recipe": "a", "artifact": "b" }), "an image has either `recipe` or `artifact`"),
+        (serde_json::json!({ "recipee": "a" }), "unknown field `recipee`"),
+        (serde_json::json!(3), "expected the path of a recipe, { recipe: PATH } or { artifact: NAME }"),
+    ] {
+        let error = parse(wrong).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    let sent = serde_json::to_value(built("new")).unwrap();
+    assert_eq!(serde_json::from_value::<Image>(sent).unwrap(), built("new"));
+}

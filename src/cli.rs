@@ -173,7 +173,7 @@ pub enum SandboxCommand {
     List,
     /// Run a command as root in a host; without one, a login shell
     Shell {
-        #[arg(long, short, default_value = "sandbox")]
+        #[arg(default_value = "sandbox")]
         name: String,
         #[arg(last = true, value_name = "CMD")]
         command: Vec<String>,

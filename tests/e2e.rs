@@ -80,7 +80,7 @@ impl World {
     }
 
     fn shell(&mut self, script: &str) -> (i32, String) {
-        let output = self.command(&["sandbox", "shell", "-n", HOST, "--", "sh", "-c", script]).output().unwrap();
+        let output = self.command(&["sandbox", "shell", HOST, "--", "sh", "-c", script]).output().unwrap();
         (output.status.code().unwrap_or(-1), both(&output))
     }
 

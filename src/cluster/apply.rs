@@ -78,12 +78,7 @@ impl Reader {
         Ok(ObjectState { reference, found })
     }
 
-    async fn find(
-        &self,
-        reference: &ObjectRef,
-        desired: &Value,
-        takeover: Takeover,
-    ) -> Result<Found> {
+    async fn find(&self, reference: &ObjectRef, desired: &Value, takeover: Takeover) -> Result<Found> {
         let mut live = self.get(reference).await?;
         for _ in 0..ATTEMPTS {
             let Some(before) = live else {
@@ -95,13 +90,8 @@ impl Reader {
                 return Ok(Found::Deleting);
             }
             let predicted = self.apply_as(desired, takeover, true).await?;
-            if version(&before) == version(&predicted)
-                || changed_fields(&before, &predicted).is_empty()
-            {
-                return Ok(Found::Present {
-                    live: before,
-                    predicted,
-                });
+            if version(&before) == version(&predicted) || changed_fields(&before, &predicted).is_empty() {
+                return Ok(Found::Present { live: before, predicted });
             }
             // A controller wrote to it between the two requests: its change is not one that applying would make.
             live = self.get(reference).await?;
@@ -109,8 +99,7 @@ impl Reader {
         Err(Error::Rejected {
             object: reference.to_string(),
             code: 409,
-            message: "it changes faster than it can be compared: somebody else keeps writing to it"
-                .into(),
+            message: "it changes faster than it can be compared: somebody else keeps writing to it".into(),
         })
     }
 

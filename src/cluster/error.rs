@@ -17,9 +17,7 @@ pub enum Error {
     #[error("the cluster serves no kind {kind} ({api_version}): the stage that installs it must run first")]
     UnknownKind { api_version: String, kind: String },
     /// The namespace of the object does not exist, or is being deleted.
-    #[error(
-        "{object}: namespace {namespace:?} does not exist (any more): declare `namespace: {namespace}` before it"
-    )]
+    #[error("{object}: namespace {namespace:?} does not exist (any more): declare `namespace: {namespace}` before it")]
     NamespaceMissing { object: String, namespace: String },
     /// Another field manager owns fields that the object wants to set.
     #[error(transparent)]
@@ -94,10 +92,7 @@ impl Error {
             return Self::NamespaceMissing { object: text, namespace: details.name.clone() };
         }
         if status.code == 403 && causes.iter().any(|c| c.reason == "NamespaceTerminating") {
-            return Self::NamespaceMissing {
-                object: text,
-                namespace: object.namespace.clone().unwrap_or_default(),
-            };
+            return Self::NamespaceMissing { object: text, namespace: object.namespace.clone().unwrap_or_default() };
         }
         if status.code == 422 && status.message.contains("immutable") {
             return Self::Immutable { object: text, message: describe(status), hint: object.kubectl_words() };
@@ -247,9 +242,7 @@ mod tests {
             "details": {"name": "a", "kind": "configmaps", "causes": [
                 {"reason": "NamespaceTerminating", "message": "namespace mlops is being terminated", "field": "metadata.namespace"}]}
         }));
-        assert!(
-            matches!(terminating, Error::NamespaceMissing { namespace, .. } if namespace == "mlops")
-        );
+        assert!(matches!(terminating, Error::NamespaceMissing { namespace, .. } if namespace == "mlops"));
     }
 
     #[test]

@@ -183,13 +183,9 @@ pub(crate) struct Small(TempDir);
 impl Small {
     pub fn mount(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(dir.path())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then(|| Self(dir))
+        let mounted =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(dir))
     }
 
     pub fn path(&self) -> &Path {

@@ -66,18 +66,9 @@ fn before() -> impl Strategy<Value = Before> {
     prop_oneof![
         Just(Before::Nothing),
         (mode(), any::<bool>()).prop_map(|(mode, other)| Before::RightFile { mode, other }),
-        (content(), mode(), any::<bool>()).prop_map(|(content, mode, other)| Before::File {
-            content,
-            mode,
-            other
-        }),
-        (mode(), any::<bool>(), any::<bool>()).prop_map(|(mode, other, inside)| {
-            Before::Directory {
-                mode,
-                other,
-                inside,
-            }
-        }),
+        (content(), mode(), any::<bool>()).prop_map(|(content, mode, other)| Before::File { content, mode, other }),
+        (mode(), any::<bool>(), any::<bool>())
+            .prop_map(|(mode, other, inside)| { Before::Directory { mode, other, inside } }),
         Just(Before::LinkToFile),
         Just(Before::LinkToDirectory),
         Just(Before::LinkToNowhere),
@@ -99,11 +90,7 @@ fn make(path: &Path, before: &Before, right: &[u8]) {
             give(*other);
             set(*mode);
         }
-        Before::File {
-            content,
-            mode,
-            other,
-        } => {
+        Before::File { content, mode, other } => {
             fs::write(path, content).unwrap();
             give(*other);
             set(*mode);
@@ -251,11 +238,7 @@ fn every_kind_is_documented_for_its_users() {
 #[tokio::test]
 async fn a_new_owner_and_a_set_user_id_bit() {
     let (owner, group) = (me().uid.to_string(), me().gid.to_string());
-    let spec =
-        json!({"path": "/x", "content_base64": "", "mode": "4755", "owner": owner, "group": group});
-    let before = Before::RightFile {
-        mode: 0o4755,
-        other: true,
-    };
+    let spec = json!({"path": "/x", "content_base64": "", "mode": "4755", "owner": owner, "group": group});
+    let before = Before::RightFile { mode: 0o4755, other: true };
     holds("file", spec, Vec::new(), &before).await;
 }

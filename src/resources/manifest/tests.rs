@@ -414,18 +414,14 @@ async fn a_namespace_that_is_being_deleted_is_made_again() {
         let (namespace, host) = (&namespace, &place.host);
         async move { Resource::apply(namespace, host, &diff).await.unwrap() }
     };
-    let Planned::Change(diff) = namespace.plan(&place.host).await.unwrap() else {
-        panic!("nothing to do")
-    };
+    let Planned::Change(diff) = namespace.plan(&place.host).await.unwrap() else { panic!("nothing to do") };
     make(diff).await;
     place.up(&inside).await;
 
     // As `kubectl delete namespace` in another window, with something that takes its time to go.
     let a = place.reference("v1", "ConfigMap", "a");
     let held = |finalizers: Value| json!({"metadata": {"finalizers": finalizers}});
-    place
-        .as_manager("holder", &a, held(json!(["example.dev/hold"])), None)
-        .await;
+    place.as_manager("holder", &a, held(json!(["example.dev/hold"])), None).await;
     let object = ObjectRef::new("v1", "Namespace", None, &place.namespace);
     let (writer, host) = (Writer::new(place.reader.clone()), &place.host);
     let deleting = async { writer.delete(host, &object).await.unwrap() };
@@ -436,10 +432,7 @@ async fn a_namespace_that_is_being_deleted_is_made_again() {
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         };
-        assert_eq!(
-            diff.changes[0].detail,
-            "create, once the one that is being deleted is gone"
-        );
+        assert_eq!(diff.changes[0].detail, "create, once the one that is being deleted is gone");
         let lost = loop {
             match inside.plan(&place.host).await.unwrap() {
                 Planned::Change(diff) => break diff,
@@ -447,9 +440,7 @@ async fn a_namespace_that_is_being_deleted_is_made_again() {
             }
         };
         assert_eq!(lost.action, Some(Action::Create));
-        place
-            .as_manager("holder", &a, held(Value::Null), None)
-            .await;
+        place.as_manager("holder", &a, held(Value::Null), None).await;
         make(diff).await;
     };
     tokio::join!(deleting, repairing);

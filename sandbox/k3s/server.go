@@ -74,15 +74,16 @@ func runServer(s *settings) error {
 		runtimeReady <- err
 	}()
 
-	etcd, etcdURL, err := startEtcd(ctx, s.layout)
+	store, err := startEtcd(ctx, s.layout)
 	if err != nil {
 		return err
 	}
+	go store.watch(sup.failed)
 	// Last of all: the API server's final writes need it.
-	defer etcd.Close()
+	defer store.close()
 	defer sup.stop()
 	step("etcd answers")
-	apiArgs, err := c.apiserverArgs(etcdURL)
+	apiArgs, err := c.apiserverArgs(store.url)
 	if err != nil {
 		return err
 	}

@@ -164,6 +164,9 @@ func loadSettings(role string, args, env []string) (*settings, error) {
 	}
 	if named := flags["config"]; len(named) > 0 {
 		path = named[len(named)-1]
+		if _, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("--config: %w", err)
+		}
 	}
 	files := []string{path}
 	dropIns, _ := filepath.Glob(path + ".d/*.y*ml")

@@ -11,6 +11,9 @@ import (
 func load(t *testing.T, role string, files map[string]string, args ...string) (*settings, error) {
 	t.Helper()
 	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.yaml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, content := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -79,6 +82,9 @@ func TestHarmlessSettingsAreAccepted(t *testing.T) {
 func TestUnknownFlagIsRefused(t *testing.T) {
 	if _, err := load(t, "server", nil, "--no-such-flag"); err == nil {
 		t.Fatal("an unknown flag was accepted")
+	}
+	if _, err := loadSettings("server", []string{"--config", "/no/such/file"}, nil); err == nil {
+		t.Fatal("a named file that is not there was accepted")
 	}
 	if _, err := load(t, "server", nil, "--node-name"); err == nil {
 		t.Fatal("a flag without its value was accepted")

@@ -244,7 +244,7 @@ fn a_stopped_cluster_is_a_broken_promise(world: &mut World) {
 fn unreachable_in_every_way(world: &mut World) {
     let inventory = world.folder.path().join(format!("inventory/{HOST}.yml"));
     let good = std::fs::read_to_string(&inventory).unwrap();
-    let mut with = |world: &mut World, text: String, expected: &str| {
+    let with = |world: &mut World, text: String, expected: &str| {
         let other = world.folder.path().join("inventory/other.yml");
         std::fs::write(&other, text).unwrap();
         let said = world.expect(1, &["-i", "inventory/other.yml", "plan"]);

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::fs::File;
 
 use super::*;
+use crate::hash;
 use crate::host::FileType;
 
 /// A controller without files.

@@ -29,6 +29,11 @@ const OLD: &str = "old image ";
 ///
 /// It is pinned against image garbage collection. When a new build of a recipe comes, older ones that no container uses are
 /// removed.
+///
+/// ```yaml
+/// - image: workloads/rul/image.yml
+/// - image: { artifact: postgres }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 #[schemars(with = "Shape")]
 pub struct Image {

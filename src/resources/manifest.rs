@@ -31,6 +31,11 @@ const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// back. A field that a controller owns (an autoscaler's `spec.replicas`) is an error that names it, unless `force` is set.
 /// Namespaces and CustomResourceDefinitions are applied first, the rest in the order of the file; then all of them must become
 /// ready.
+///
+/// ```yaml
+/// - manifest: postgres/postgres.yml
+/// - manifest: { path: web/web.yml, wait: 120 }
+/// ```
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = super::short_form::or_text)]

@@ -16,6 +16,11 @@ use crate::diff::Diff;
 use crate::host::{ReadHost, WriteHost};
 
 /// A namespace of the cluster: `namespace: mlops`, or with labels. It is never deleted.
+///
+/// ```yaml
+/// - namespace: mlops
+/// - namespace: { name: mlops, labels: { team: ml } }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = super::short_form::or_text)]

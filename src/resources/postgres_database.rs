@@ -16,6 +16,10 @@ use crate::host::{ReadHost, WriteHost};
 
 /// A database of a PostgreSQL server that runs in the cluster, also of one whose volume existed before. Only its owner (and
 /// superusers) may connect to it. It is never deleted.
+///
+/// ```yaml
+/// - postgres_database: { service: mlops/postgres, name: mlflow, owner: mlflow, password: "{{ secret.postgres.mlflow_password }}" }
+/// ```
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresDatabase {

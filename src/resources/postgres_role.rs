@@ -26,6 +26,10 @@ const MAINTENANCE_DATABASE: &str = "postgres";
 
 /// A role of a PostgreSQL server that runs in the cluster: it may log in with this password and is no superuser. The password
 /// reaches the server only as a SCRAM-SHA-256 verifier, so it is in none of its logs.
+///
+/// ```yaml
+/// - postgres_role: { service: mlops/postgres, name: mlflow, password: "{{ secret.postgres.mlflow_password }}" }
+/// ```
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresRole {

@@ -227,6 +227,8 @@ fn every_kind_is_documented_for_its_users() {
         assert!(schema["description"].as_str().unwrap().contains(&format!("- {}:", kind.name)), "{}", kind.name);
         // A kind with a short form has its full form last.
         let full = schema["anyOf"].as_array().and_then(|forms| forms.last()).unwrap_or(schema);
+        let named = full["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
+        let full = named.map_or(full, |name| &generator.definitions()[name]);
         assert_eq!(full["additionalProperties"], false, "{}", kind.name);
         for (key, property) in full["properties"].as_object().unwrap() {
             assert!(property["description"].is_string(), "{}.{key}", kind.name);

@@ -16,6 +16,10 @@ use crate::diff::Diff;
 use crate::host::{ReadHost, WriteHost};
 
 /// A Secret of the cluster. Its values are never shown, not even in a difference.
+///
+/// ```yaml
+/// - secret: { name: app, namespace: mlops, data: { PASSWORD: "{{ secret.app.password }}" } }
+/// ```
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {

@@ -44,6 +44,10 @@ fn init(global: &Global, path: &Path, ui: &Ui) -> Result<Exit> {
         identity
     };
     let mut store = if path.exists() { Store::load(path)? } else { Store::new(path, vec![identity.recipient()])? };
+    // Values that this identity cannot read would stay unreadable beside new ones.
+    if let Some(key) = store.keys().next() {
+        store.get(key, &identity)?;
+    }
     let project = load_any(global)?;
     let mut made = Vec::new();
     for key in load::all_wanted(&project) {

@@ -84,10 +84,10 @@ impl World {
         (output.status.code().unwrap_or(-1), both(&output))
     }
 
-    /// Path, size, mode, owner and time of change of every file on the host's disks but logs.
+    /// Path, size, mode, owner and time of change of every file on the host's disks but logs (and `/run`, where logins are noted).
     fn tree(&mut self) -> String {
         let (code, text) = self.shell(
-            "for d in / /var; do find $d -xdev -path /var/log -prune -o -printf '%p %s %m %U %T@ %y\\n'; done | sort | sha256sum",
+            "for d in / /var; do find $d -xdev \\( -path /var/log -o -path /run \\) -prune -o -printf '%p %s %m %U %T@ %y\\n'; done | sort | sha256sum",
         );
         assert_eq!(code, 0, "{text}");
         text

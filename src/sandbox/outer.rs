@@ -11,16 +11,12 @@ use super::tool::run;
 
 /// The Debian release of sandbox hosts.
 pub(super) const SUITE: &str = "bookworm";
-const DEFAULT_SOURCES: &str = "\
-deb http://deb.debian.org/debian bookworm main
-deb http://deb.debian.org/debian bookworm-updates main
-deb http://deb.debian.org/debian-security bookworm-security main
-";
 
 /// Settings that are built into the cached root filesystem (and into its key).
 #[derive(Debug)]
 pub(super) struct Outer {
-    /// Lines in the one-line format of `sources.list`.
+    /// Lines in the one-line format of `sources.list`; empty on a machine that has none of the release: then mmdebstrap
+    /// knows where it comes from.
     pub sources: String,
     /// Lines for `apt.conf.d`.
     pub apt_options: String,
@@ -46,7 +42,7 @@ impl Outer {
         }
         if !has_main_suite(&sources) {
             // Another distribution, or only extra repositories: Debian's own mirrors.
-            DEFAULT_SOURCES.clone_into(&mut sources);
+            sources.clear();
         }
         let proxy = |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_uppercase())).ok();
         Ok(Self {
@@ -257,7 +253,7 @@ mod tests {
     #[test]
     fn one_line_sources_keep_debian_and_drop_third_parties() {
         let text = "\
-# deb http://deb.debian.org/debian bookworm main
+# deb http://mirror/debian bookworm main
 deb [signed-by=/usr/share/keyrings/k.gpg] http://mirror/debian bookworm main contrib # near
 deb-src http://mirror/debian bookworm main
 deb http://mirror/debian-security bookworm-security main

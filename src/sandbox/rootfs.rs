@@ -148,7 +148,7 @@ fn build(recipe: &Recipe, dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<
         .arg(format!("--customize-hook={}", dir.join("prepare").display()))
         .arg(SUITE)
         .arg(dir.join("root"))
-        .arg(dir.join("sources.list"))
+        .args((!recipe.outer.sources.is_empty()).then(|| dir.join("sources.list")))
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -29,18 +29,23 @@ pub async fn run(prepared: &Prepared, task: Task, view: View, ui: &Ui) -> Result
     let names: Vec<_> = prepared.hosts.iter().map(|(name, ..)| name.clone()).collect();
     ui.begin(view, &names, &run_id);
     let cancel = Cancel::default();
-    let signals = tokio::spawn(watch_signals(cancel.clone()));
     let mut running: FuturesUnordered<_> =
         prepared.hosts.iter().map(|host| on_host(prepared, host, task, view, &run_id, &cancel, ui)).collect();
     let mut ran = Ran { summary: Summary::default(), stages: Vec::new(), errors: Vec::new() };
-    while let Some((stages, result)) = running.next().await {
-        ran.stages.extend(stages);
-        match result {
-            Ok(summary) => ran.summary.add(&summary),
-            Err(error) => ran.errors.push(error),
+    let work = async {
+        while let Some((stages, result)) = running.next().await {
+            ran.stages.extend(stages);
+            match result {
+                Ok(summary) => ran.summary.add(&summary),
+                Err(error) => ran.errors.push(error),
+            }
         }
+    };
+    tokio::select! {
+        () = work => {}
+        () = watch_signals(&cancel, ui) => {}
     }
-    signals.abort();
+    drop(running);
     ran.summary.interrupted |= cancel.is_cancelled();
     Ok(ran)
 }
@@ -79,20 +84,24 @@ async fn on_host(
     (stages, result)
 }
 
-/// First SIGINT or SIGTERM: finish the current step. Second: stop now.
-async fn watch_signals(cancel: Cancel) {
+/// First SIGINT or SIGTERM: finish the current step. Second: stop now. Never returns.
+async fn watch_signals(cancel: &Cancel, ui: &Ui) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    for urgency in [Urgency::Finish, Urgency::Now] {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    if let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        let steps = [
+            (Urgency::Finish, "interrupted: the current step is finished first; once more to stop it"),
+            (Urgency::Now, "interrupted again: stopping the current step"),
+        ];
+        for (urgency, text) in steps {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            ui.say(text);
+            cancel.raise(urgency);
         }
-        cancel.raise(urgency);
     }
+    std::future::pending().await
 }
 
 /// Time and process: unique enough, and sorts by time.

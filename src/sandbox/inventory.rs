@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn one_host() {
-        let dir = Path::new("/root/.cache/provision/sandbox/hosts/sandbox");
+        let dir = Path::new("/home/ann/.cache/provision/sandbox/hosts/sandbox");
         assert_eq!(
             text(&[(example("sandbox", 2), dir)]),
             "\
@@ -111,7 +111,7 @@ hosts:
     address: 10.99.0.2
     port: 22
     user: root
-    identity_file: /root/.cache/provision/sandbox/hosts/sandbox/id_ed25519
+    identity_file: /home/ann/.cache/provision/sandbox/hosts/sandbox/id_ed25519
     host_key: ssh-ed25519 AAAA
 artifacts: [../sandbox/artifacts.yml]
 values:

@@ -1,6 +1,8 @@
 //! `rul serve`: see the crate's documentation for the HTTP API.
 
 mod directory;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod histogram;
 mod infer;
 mod input;

@@ -95,3 +95,4 @@
 //! status 0.
 
 pub mod serve;
+pub mod simulate;

@@ -94,4 +94,6 @@
 //! `--grace` (20 s). SIGINT: the same without the delay. A second signal ends it at once. Exit
 //! status 0.
 
+pub mod http;
+pub mod registry;
 pub mod serve;

@@ -67,11 +67,6 @@ impl Server {
         self.port
     }
 
-    /// A file in the server's own directory.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
     pub fn stop(&mut self) {
         // The server has a worker process, which ends with its parent's orderly end only.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
@@ -132,6 +127,9 @@ fn spawn(python: &Path, dir: &Path, port: u16, args: &[String]) -> Child {
         .env("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
         .env("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
         .env("MLFLOW_WEBHOOK_CACHE_TTL", "1")
+        // Only for servers that ask for a login.
+        .env("MLFLOW_AUTH_ADMIN_PASSWORD", "correct-horse-1")
+        .env("MLFLOW_FLASK_SERVER_SECRET_KEY", "not a secret")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log);

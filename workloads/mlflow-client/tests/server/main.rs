@@ -8,6 +8,7 @@ mod interop;
 mod mlflow;
 mod refusals;
 mod rest;
+mod s3;
 mod webhooks;
 
 use mlflow_client::{Client, S3};

@@ -94,4 +94,5 @@
 //! `--grace` (20 s). SIGINT: the same without the delay. A second signal ends it at once. Exit
 //! status 0.
 
+pub mod drift;
 pub mod serve;

@@ -95,4 +95,5 @@
 //! status 0.
 
 pub mod drift;
+pub mod http;
 pub mod serve;

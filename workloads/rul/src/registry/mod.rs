@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let http = crate::http::client().unwrap();
+        let http = crate::http::unhurried().unwrap();
         for (uri, shown) in [
             ("http://u:p@mlflow:5000/", "http://mlflow:5000"),
             ("file:///a/b", "/a/b"),

@@ -6,7 +6,7 @@ mod infer;
 mod input;
 mod listen;
 mod live;
-mod log;
+pub(crate) mod log;
 mod metrics;
 mod predict;
 mod protocol;

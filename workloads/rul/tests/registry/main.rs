@@ -18,21 +18,21 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 fn a_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::open(dir.path().to_str().unwrap(), rul::http::client().unwrap()).unwrap();
+    let registry = Registry::open(dir.path().to_str().unwrap(), rul::http::unhurried().unwrap()).unwrap();
     runtime().block_on(expectations::all(&registry));
 }
 
 #[test]
 fn a_real_mlflow() {
     let Some(server) = mlflow::Server::start() else { return };
-    let registry = Registry::open(&server.uri(), rul::http::client().unwrap()).unwrap();
+    let registry = Registry::open(&server.uri(), rul::http::unhurried().unwrap()).unwrap();
     runtime().block_on(expectations::all(&registry));
 }
 
 #[test]
 fn registrations_at_the_same_time_get_different_numbers() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::open(dir.path().to_str().unwrap(), rul::http::client().unwrap()).unwrap();
+    let registry = Registry::open(dir.path().to_str().unwrap(), rul::http::unhurried().unwrap()).unwrap();
     let artifact = dir.path().join("artifact");
     std::fs::create_dir(&artifact).unwrap();
     directories::write(&artifact, 1, "0");

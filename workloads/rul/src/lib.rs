@@ -94,5 +94,9 @@
 //! `--grace` (20 s). SIGINT: the same without the delay. A second signal ends it at once. Exit
 //! status 0.
 
+pub mod drift;
+pub mod http;
+pub mod promote;
+pub mod registry;
 pub mod serve;
 pub mod simulate;

@@ -18,6 +18,8 @@ struct Cli {
 enum Command {
     /// Answer predictions over HTTP.
     Serve(rul::serve::Options),
+    /// Compare what the service sees with what its model was trained on.
+    Drift(Box<rul::drift::Options>),
     /// Send engines' windows to a service, with drift at a chosen moment.
     Simulate(rul::simulate::Options),
 }
@@ -34,11 +36,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
-    Ok(match command {
-        Command::Serve(options) => {
-            rul::serve::run(options)?;
-            ExitCode::SUCCESS
-        }
-        Command::Simulate(options) => rul::simulate::run(options)?,
-    })
+    match command {
+        Command::Serve(options) => rul::serve::run(options)?,
+        Command::Drift(options) => return Ok(rul::drift::run(*options)?),
+        Command::Simulate(options) => return Ok(rul::simulate::run(options)?),
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -87,6 +87,7 @@ fn key(loaded: &Loaded, root: &Path) -> Result<String> {
             From::Content(_) => {} // in the recipe's text
             From::Path(path) => inputs.add_tree("file", path)?,
             From::Cargo(binary) => binary.add_inputs(&mut inputs, root)?,
+            From::Script(script) => script.add_inputs(&mut inputs)?,
         }
     }
     if loaded.recipe.ca_bundle {
@@ -133,6 +134,11 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
             From::Cargo(binary) => {
                 let program = binary.build(root, store, progress)?;
                 layer.insert_tree(&program, &entry.to, mode, entry.owner)?;
+            }
+            From::Script(script) => {
+                let file = script.build(store, progress)?;
+                // In the cache it is read-only and not executable; what a script builds is a program.
+                layer.insert_tree(&file, &entry.to, mode.or(Some(0o755)), entry.owner)?;
             }
             From::Content(content) => layer.insert(
                 &entry.to,

@@ -9,6 +9,7 @@ mod debian;
 mod layer;
 mod layout;
 mod recipe;
+mod script;
 pub mod sources;
 
 use serde::{Deserialize, Serialize};

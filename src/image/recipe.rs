@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_yaml::Spanned;
 
 use super::cargo::CargoBinary;
+use super::script::Script;
 use crate::artifacts::document;
 use crate::diagnostic::Diagnostic;
 
@@ -93,7 +94,8 @@ pub struct Directory {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// A path relative to the recipe, or `cargo:PACKAGE/BIN`: a program of this workspace, linked statically.
+    /// A path relative to the recipe; `cargo:PACKAGE/BIN`: a program of this workspace, linked statically; or `script:PATH`: the
+    /// file that `bash PATH OUT` leaves at `OUT` (a path relative to the recipe, run once per text of the script).
     pub from: Option<String>,
     /// The content itself, in place of `from`.
     pub content: Option<String>,
@@ -194,6 +196,7 @@ impl User {
 pub(super) enum From {
     Path(PathBuf),
     Cargo(CargoBinary),
+    Script(Script),
     Content(String),
 }
 
@@ -243,12 +246,13 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
                         .hint("write cargo:PACKAGE/BIN, like cargo:rul/rul")
                 })?),
                 None => {
-                    let source = folder.join(from);
+                    let script = from.strip_prefix("script:");
+                    let source = folder.join(script.unwrap_or(from));
                     if !source.exists() {
                         return Err(fault(format!("there is no {}", source.display()))
                             .hint("`from` is relative to the folder of the recipe"));
                     }
-                    From::Path(source)
+                    if script.is_some() { From::Script(Script::at(source)) } else { From::Path(source) }
                 }
             },
             (None, Some(content)) => From::Content(content.clone()),
@@ -290,6 +294,10 @@ mod tests {
         assert_eq!(
             error("name: rul\nfiles:\n  - { from: 'cargo:rul', to: /rul }\n"),
             "image.yml:3:5: `from: cargo:rul` does not name a program\n  hint: write cargo:PACKAGE/BIN, like cargo:rul/rul"
+        );
+        assert_eq!(
+            error("name: rul\nfiles:\n  - { from: 'script:build.sh', to: /rul }\n"),
+            "image.yml:3:5: there is no build.sh\n  hint: `from` is relative to the folder of the recipe"
         );
         assert_eq!(
             error("name: rul\nfiles:\n  - { content: x, to: /a/../b }\n"),

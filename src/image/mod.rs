@@ -8,6 +8,7 @@ mod cargo;
 mod debian;
 mod layer;
 mod layout;
+mod pip;
 mod recipe;
 mod script;
 pub mod sources;

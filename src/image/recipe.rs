@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_yaml::Spanned;
 
 use super::cargo::CargoBinary;
+use super::pip::{self, Pip};
 use super::script::Script;
 use crate::artifacts::document;
 use crate::diagnostic::Diagnostic;
@@ -23,6 +24,8 @@ pub struct Recipe {
     pub base: Base,
     /// Files of Debian packages with the libraries that they need, as a layer below `files`.
     pub debian: Option<Debian>,
+    /// Python packages, as a layer between `debian` and `files`.
+    pub pip: Option<Spanned<Pip>>,
     /// Folders, beside `/tmp` (mode 1777), which every image has, and the parents of files.
     #[serde(default)]
     pub directories: Vec<Directory>,
@@ -206,6 +209,8 @@ pub struct Loaded {
     pub recipe: Recipe,
     /// Where the content of each of `recipe.files` comes from.
     pub(super) from: Vec<From>,
+    /// The lock file of `recipe.pip`.
+    pub(super) lock: Option<PathBuf>,
     /// The text of the recipe.
     pub(super) text: String,
 }
@@ -233,6 +238,18 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
     if let Some(path) = paths.into_iter().find(|path| !is_plain_absolute(path)) {
         return Err(Diagnostic::new(format!("{file}: {path:?} is not an absolute path without `.` and `..`")));
     }
+    let lock = recipe.pip.as_ref().map(|pip| folder.join(&pip.value.requirements));
+    if let (Some(pip), Some(lock)) = (&recipe.pip, &lock) {
+        let fault = |message: String| Diagnostic::at(document::place(&file, pip.referenced), message);
+        if let Some(message) = pip.value.fault() {
+            return Err(fault(message));
+        }
+        if !lock.is_file() {
+            return Err(fault(format!("there is no {}", lock.display()))
+                .hint("`requirements` is relative to the folder of the recipe"));
+        }
+        pip::check_lock(lock)?;
+    }
     let mut from = Vec::new();
     for entry in &recipe.files {
         let fault = |message: String| Diagnostic::at(document::place(&file, entry.referenced), message);
@@ -259,11 +276,11 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
             _ => return Err(fault("a file has either `from` or `content`".to_owned())),
         });
     }
-    Ok(Loaded { recipe, from, text })
+    Ok(Loaded { recipe, from, lock, text })
 }
 
 /// Absolute and without anything that could lead elsewhere.
-fn is_plain_absolute(path: &str) -> bool {
+pub(super) fn is_plain_absolute(path: &str) -> bool {
     path.strip_prefix('/')
         .is_some_and(|rest| !rest.is_empty() && rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
 }

@@ -6,6 +6,8 @@ pub mod http;
 pub mod nodes_ready;
 pub mod registry;
 pub mod rollout;
+pub mod s3_newest;
+pub mod s3_roundtrip;
 pub mod sql;
 pub mod tcp;
 

@@ -52,6 +52,8 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::rollout::Rollout>(),
     Kind::of::<super::nodes_ready::NodesReady>(),
     Kind::of::<super::sql::Sql>(),
+    Kind::of::<super::s3_roundtrip::S3Roundtrip>(),
+    Kind::of::<super::s3_newest::S3Newest>(),
 ];
 
 /// The kind of this name.

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod compare;
 mod connect;
 mod error;
+pub mod minio;
 pub mod object;
 mod owned;
 pub mod pods;
@@ -15,6 +16,7 @@ pub mod postgres;
 mod read;
 mod readiness;
 mod rollout;
+pub mod s3;
 mod scram;
 #[cfg(test)]
 pub mod testing;

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod archive;
 pub mod artifact;
+pub mod bucket;
 pub mod command;
 pub mod directory;
 pub mod download;
@@ -15,6 +16,7 @@ pub mod image;
 pub mod kernel_module;
 pub mod link;
 pub mod manifest;
+pub mod minio_user;
 pub mod mode;
 pub mod namespace;
 pub mod path;

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod command;
 pub mod http;
+pub mod mlflow_roundtrip;
 pub mod nodes_ready;
 pub mod registry;
 pub mod rollout;

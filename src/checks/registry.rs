@@ -54,6 +54,7 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::sql::Sql>(),
     Kind::of::<super::s3_roundtrip::S3Roundtrip>(),
     Kind::of::<super::s3_newest::S3Newest>(),
+    Kind::of::<super::mlflow_roundtrip::MlflowRoundtrip>(),
 ];
 
 /// The kind of this name.

@@ -338,8 +338,12 @@ mod tests {
             fs::write(&path, text).unwrap();
             check_lock(&path).err().map(|fault| fault.to_string().replace(&format!("{}/", dir.path().display()), ""))
         };
-        assert_eq!(error("# words\nsix==1.17.0 \\\n    --hash=sha256:abc \\\n    --hash=sha256:def\n    # via x\n"), None);
-        let hint = "\n  hint: every line is NAME==VERSION --hash=sha256:…, as `pip-compile --generate-hashes` writes it";
+        assert_eq!(
+            error("# words\nsix==1.17.0 \\\n    --hash=sha256:abc \\\n    --hash=sha256:def\n    # via x\n"),
+            None
+        );
+        let hint =
+            "\n  hint: every line is NAME==VERSION --hash=sha256:…, as `pip-compile --generate-hashes` writes it";
         for (text, message) in [
             ("six==1.17.0 --hash=sha256:a\nidna==3.20\n", "requirements.txt:2:1: idna has no hash"),
             ("\nflask>=3 --hash=sha256:a\n", "requirements.txt:2:1: flask is not fixed to a version"),
@@ -420,7 +424,9 @@ mod tests {
         let pip = pip(&["tiny/data"], &["tiny/data/s3"]);
         let first = layer(&pip, &lock, &[], &store, &|_| {}).unwrap();
         let names = listing(&first.0);
-        for name in ["srv/site/", "srv/site/tiny/__init__.py", "srv/site/tiny/data/s3", "srv/site/tiny-1.0.dist-info/RECORD"] {
+        for name in
+            ["srv/site/", "srv/site/tiny/__init__.py", "srv/site/tiny/data/s3", "srv/site/tiny-1.0.dist-info/RECORD"]
+        {
             assert!(names.contains(&name.to_owned()), "{name} in {names:?}");
         }
         for name in ["srv/site/tiny/data/big", "srv/site/bin/tiny", "srv/site/huge"] {

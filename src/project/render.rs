@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tera::{Context, Tera};
 
+use super::filters;
 use super::yaml::{Data, Node};
 use crate::diagnostic::{Diagnostic, Place};
 
@@ -22,6 +23,7 @@ impl Renderer {
     pub fn load(templates: &Path) -> Result<Self, Vec<Diagnostic>> {
         let mut tera = Tera::default();
         tera.autoescape_on(Vec::<&str>::new());
+        filters::register(&mut tera);
         let mut faults = Vec::new();
         for name in files_below(templates).unwrap_or_default() {
             let path = templates.join(&name);
@@ -96,7 +98,7 @@ impl Renderer {
             return Ok(value.clone());
         }
         let context = Context::from_serialize(context).map_err(|error| Diagnostic::new(error.to_string()))?;
-        Tera::one_off(text, &context, false).map(Value::String).map_err(|error| {
+        self.tera.render_str(text, &context, false).map(Value::String).map_err(|error| {
             let inner = diagnostic("", &error);
             Diagnostic { place: Some(place.clone()), message: inner.message, hint: inner.hint }
         })

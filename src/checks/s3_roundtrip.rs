@@ -110,3 +110,63 @@ impl Check for S3Roundtrip {
         Ok(Verdict::pass(format!("wrote, read back the same, deleted{refused}")))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::checks::Status;
+    use crate::cluster::minio::testing::Minio;
+    use crate::cluster::s3::policy::limited_to;
+    use crate::cluster::testing::TestHost;
+
+    async fn verdict(host: &TestHost, bucket: &str, secret_key: &str) -> (Status, String) {
+        let check: S3Roundtrip = serde_json::from_value(json!({"service": "mlops/minio", "bucket": bucket,
+            "access_key": "mlflow", "secret_key": secret_key, "refused_on": ["data"]}))
+        .unwrap();
+        let verdict = check.run(host).await.unwrap();
+        assert!(!verdict.detail.contains("canary"), "{}", verdict.detail);
+        (verdict.status, verdict.detail)
+    }
+
+    #[tokio::test]
+    async fn passes_and_fails_for_the_right_reasons_on_a_real_server() {
+        let Some(mut server) = Minio::start() else { return };
+        let host = server.host().await;
+        let admin = server.writer(&host, None).await;
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        for bucket in ["own", "data", "mine"] {
+            admin.create_bucket(bucket).await.unwrap();
+        }
+        admin.set_versioning("own", true).await.unwrap();
+        admin.set_user("mlflow", "canary-key").await.unwrap();
+        admin.set_policy("p", &limited_to(&names(&["own"]), &[])).await.unwrap();
+        admin.attach_policy("mlflow", "p").await.unwrap();
+
+        let passed = (Status::Pass, "wrote, read back the same, deleted; refused on data".to_owned());
+        assert_eq!(verdict(&host, "own", "canary-key").await, passed);
+        let versions = admin.get("/own", &[("versions", "")]).await.unwrap().text();
+        assert!(!versions.contains("roundtrip"), "no version is left: {versions}");
+
+        let failed = |(status, detail): (Status, String), expected: &str| {
+            assert!(status == Status::Fail && detail.contains(expected), "{detail}");
+        };
+        failed(verdict(&host, "own", "canary-wrong").await, "cannot write: ");
+        failed(verdict(&host, "mine", "canary-key").await, "cannot write: ");
+        failed(verdict(&host, "none", "canary-key").await, "cannot write: ");
+        // Rights that the key should not have.
+        admin.set_policy("p", &limited_to(&names(&["own"]), &names(&["data"]))).await.unwrap();
+        failed(verdict(&host, "own", "canary-key").await, "it may look into data");
+        let blind = json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:DeleteObjectVersion"],
+             "Resource": ["arn:aws:s3:::*"]}]});
+        admin.set_policy("p", &blind).await.unwrap();
+        failed(verdict(&host, "own", "canary-key").await, "it may write to data");
+        assert_eq!(admin.list("data", "").await.unwrap(), [], "what it could write there is removed");
+
+        server.stop();
+        failed(verdict(&host, "own", "canary-key").await, "does not answer: Connection refused");
+    }
+}

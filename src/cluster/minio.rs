@@ -11,7 +11,7 @@ pub mod testing;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::s3::{Client, Error, Writer};
+use super::s3::{Client, Error, Writer, policy};
 
 /// Where all its requests are.
 const PREFIX: &str = "/minio/admin/v3";
@@ -87,7 +87,7 @@ impl Writer {
     /// When the server does not answer or refuses.
     pub async fn set_policy(&self, name: &str, policy: &Value) -> Result<(), Error> {
         let path = format!("{PREFIX}/add-canned-policy");
-        self.put(&path, &[("name", name)], policy.to_string().into_bytes()).await.map(|_| ())
+        self.put(&path, &[("name", name)], policy::normal(policy).to_string().into_bytes()).await.map(|_| ())
     }
 
     /// Gives a user this policy and no other.

@@ -270,7 +270,7 @@ impl Client {
         }
     }
 
-    pub(super) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, Error> {
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, Error> {
         self.send(Request { path, query, ..Request::default() }).await
     }
 

@@ -23,6 +23,7 @@ pub mod path;
 mod placement;
 pub mod postgres_database;
 pub mod postgres_role;
+pub mod postgres_superuser;
 #[cfg(test)]
 mod promise_tests;
 pub mod registry;

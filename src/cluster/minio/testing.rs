@@ -63,12 +63,13 @@ impl Minio {
 
     /// Starts it again with the same data and another root password.
     pub fn restart(&mut self, root_password: &str) {
-        self.end();
+        self.stop();
         self.root_password = root_password.into();
         self.server = run(&program().unwrap(), self.dir.path(), self.port, root_password);
     }
 
-    fn end(&mut self) {
+    /// Ends it; its data stays.
+    pub fn stop(&mut self) {
         self.server.kill().ok();
         self.server.wait().ok();
     }
@@ -130,6 +131,6 @@ fn run(program: &Path, dir: &Path, port: u16, root_password: &str) -> Child {
 
 impl Drop for Minio {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Client, Error, Writer};
+use super::{Client, Error, Writer, policy};
 
 /// What happens to objects of a bucket by themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Writer {
         let path = format!("/{bucket}");
         let query = [("policy", "")];
         match policy {
-            Some(policy) => self.put(&path, &query, policy.to_string().into_bytes()).await.map(|_| ()),
+            Some(policy) => self.put(&path, &query, policy::normal(policy).to_string().into_bytes()).await.map(|_| ()),
             None => self.delete(&path, &query).await.map(|_| ()),
         }
     }

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod archive;
 pub mod artifact;
+pub mod bucket;
 pub mod command;
 pub mod directory;
 pub mod download;
@@ -15,12 +16,14 @@ pub mod image;
 pub mod kernel_module;
 pub mod link;
 pub mod manifest;
+pub mod minio_user;
 pub mod mode;
 pub mod namespace;
 pub mod path;
 mod placement;
 pub mod postgres_database;
 pub mod postgres_role;
+pub mod postgres_superuser;
 #[cfg(test)]
 mod promise_tests;
 pub mod registry;

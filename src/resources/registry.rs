@@ -65,8 +65,11 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::secret::Secret>(),
     Kind::of::<super::manifest::Manifest>(),
     Kind::of::<super::image::Image>(),
+    Kind::of::<super::postgres_superuser::PostgresSuperuser>(),
     Kind::of::<super::postgres_role::PostgresRole>(),
     Kind::of::<super::postgres_database::PostgresDatabase>(),
+    Kind::of::<super::bucket::Bucket>(),
+    Kind::of::<super::minio_user::MinioUser>(),
 ];
 
 /// The kind of this name.

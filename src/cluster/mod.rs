@@ -8,6 +8,7 @@ pub mod apply;
 pub mod compare;
 mod connect;
 mod error;
+pub mod helm;
 pub mod object;
 mod owned;
 pub mod pods;

@@ -86,7 +86,8 @@ impl History {
 
     /// The newest revision that was deployed, before `number`; else one that was at least tried.
     pub fn to_go_back_to(&self, number: u64) -> Option<&Revision> {
-        let mut before = self.0.iter().rev().filter(|revision| revision.number < number && !revision.status.is_pending());
+        let mut before =
+            self.0.iter().rev().filter(|revision| revision.number < number && !revision.status.is_pending());
         before
             .clone()
             .find(|revision| revision.status == Status::Deployed)
@@ -183,7 +184,8 @@ impl Reader {
     /// # Errors
     /// When the server does not answer.
     pub async fn helm_capabilities(&self) -> Result<(String, Vec<String>)> {
-        let version = match tokio::time::timeout(super::read::REQUEST_TIMEOUT, self.client().apiserver_version()).await {
+        let version = match tokio::time::timeout(super::read::REQUEST_TIMEOUT, self.client().apiserver_version()).await
+        {
             Ok(Ok(version)) => version.git_version,
             Ok(Err(error)) => return Err(Error::about_server(&error)),
             Err(_) => return Err(super::read::timed_out()),

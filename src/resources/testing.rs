@@ -73,7 +73,9 @@ impl Resolve for Project {
         let mut files: Vec<_> = self
             .sources
             .iter()
-            .filter_map(|(name, content)| Some((name.strip_prefix(path)?.strip_prefix('/')?.to_owned(), content.clone())))
+            .filter_map(|(name, content)| {
+                Some((name.strip_prefix(path)?.strip_prefix('/')?.to_owned(), content.clone()))
+            })
             .collect();
         files.sort();
         anyhow::ensure!(!files.is_empty(), "no folder {path:?}");

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Helm;
 use super::compare::{NAMESPACE, Recovery, is_new_revision, recovery};
 use super::look::{Given, Look};
-use crate::cluster::helm::Revision;
+use crate::cluster::helm::{Revision, Status};
 use crate::cluster::{ObjectRef, Takeover, Writer};
 use crate::diff::Diff;
 use crate::host::query::helm_env;
@@ -28,6 +28,8 @@ pub struct Apply<'a> {
     writer: Writer,
     look: Look,
     given: Given,
+    /// The newest revision before the change.
+    before: u64,
 }
 
 impl<'a> Apply<'a> {
@@ -46,14 +48,15 @@ impl<'a> Apply<'a> {
             Observed::Pending(reason) => bail!(reason),
         };
         let given = spec.given(host.as_read(), archive.as_deref()).await?;
-        Ok(Self { spec, host, writer, look, given })
+        let before = look.history.latest().map_or(0, |latest| latest.number);
+        Ok(Self { spec, host, writer, look, given, before })
     }
 
     /// Does what `diff` says.
     ///
     /// # Errors
     /// What did not work, with the reasons that were found before anything was taken back, and what was taken back.
-    pub async fn run(self, diff: &Diff) -> Result<()> {
+    pub async fn run(mut self, diff: &Diff) -> Result<()> {
         if self.look.namespace_missing && diff.has(NAMESPACE) {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.spec.namespace}});
             self.writer.apply(self.host, &namespace, Takeover::ByHand).await?;
@@ -90,14 +93,22 @@ impl<'a> Apply<'a> {
     }
 
     /// Repairs what a killed `helm` left.
-    async fn recover(&self) -> Result<()> {
+    async fn recover(&mut self) -> Result<()> {
         let Some(latest) = self.look.history.latest().filter(|latest| latest.status.is_pending()) else {
             return Ok(());
         };
         match recovery(&self.look, latest) {
-            Recovery::GoBack(number) => self.roll_back(number).await,
-            Recovery::Uninstall => self.uninstall().await,
+            Recovery::GoBack(number) => self.roll_back(number).await?,
+            Recovery::Uninstall => self.uninstall().await?,
         }
+        self.before = self.newest().await?;
+        Ok(())
+    }
+
+    /// Number of the newest revision; 0 when there is none.
+    async fn newest(&self) -> Result<u64> {
+        let history = self.writer.reader().helm_history(&self.spec.namespace, &self.spec.release).await?;
+        Ok(history.latest().map_or(0, |latest| latest.number))
     }
 
     async fn upgrade(&self) -> Result<()> {
@@ -186,17 +197,12 @@ impl<'a> Apply<'a> {
     /// Says what was done.
     async fn take_back(&self, diff: &Diff) -> String {
         let spec = self.spec;
-        let reader = self.writer.reader();
-        let before = self.look.history.latest();
-        let now = match reader.helm_history(&spec.namespace, &spec.release).await {
-            Ok(now) => now,
-            Err(error) => return format!("nothing was taken back: {error}"),
-        };
-        let number = |revision: Option<&Revision>| revision.map_or(0, |revision| revision.number);
-        if number(now.latest()) <= number(before) {
-            return "Helm changed nothing".into();
+        match self.newest().await {
+            Ok(newest) if newest <= self.before => return "Helm changed nothing".into(),
+            Ok(_) => {}
+            Err(error) => return format!("nothing was taken back: {error:#}"),
         }
-        let good = self.look.history.0.iter().rev().find(|revision| !revision.status.is_pending());
+        let good = self.look.history.0.iter().rev().find(|revision| revision.status == Status::Deployed);
         match good {
             Some(good) if spec.rollback && is_new_revision(diff) => match self.roll_back(good.number).await {
                 Ok(()) => self.state_after(good).await,

@@ -74,7 +74,10 @@ impl Chart {
             "`chart` needs exactly one of `artifact`, `path`, `oci` and `repo`"
         );
         let remote = self.oci.is_some() || self.repo.is_some();
-        ensure!(remote || self.version.is_none(), "`version` is for charts from `oci` and `repo`; this one has its own");
+        ensure!(
+            remote || self.version.is_none(),
+            "`version` is for charts from `oci` and `repo`; this one has its own"
+        );
         ensure!(self.repo.is_some() == self.name.is_some(), "`repo` and `name` of the chart belong together");
         if let Some(artifact) = &mut self.artifact {
             artifact.resolve(project)?;
@@ -92,7 +95,10 @@ impl Chart {
             );
         }
         if let Some(repo) = &self.repo {
-            ensure!(repo.starts_with("https://") || repo.starts_with("http://"), "`repo` {repo:?} is not an http(s) URL");
+            ensure!(
+                repo.starts_with("https://") || repo.starts_with("http://"),
+                "`repo` {repo:?} is not an http(s) URL"
+            );
             ensure!(self.version.is_some(), "a chart from `repo` needs a `version`, so that it stays the same");
         }
         Ok(())

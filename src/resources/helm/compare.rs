@@ -74,10 +74,7 @@ fn chart(spec: &Helm, latest: &Revision, diff: &mut Diff) {
         return;
     }
     let before = before.map_or_else(|| "not from here".to_owned(), |label| format!("content {}", short(label)));
-    diff.push(
-        "chart",
-        format!("{} ({before}) -> {} (content {})", latest.chart, spec.chart.title(), short(&after)),
-    );
+    diff.push("chart", format!("{} ({before}) -> {} (content {})", latest.chart, spec.chart.title(), short(&after)));
 }
 
 /// Numbers and switches are shown; text never, it may be a secret.
@@ -160,7 +157,8 @@ mod tests {
     #[test]
     fn values_are_named_and_text_is_hidden() {
         let mut diff = Diff::none();
-        let before = json!({"replicas": 1.0, "image": {"tag": "1"}, "list": [1, "canary"], "old": {"a": "canary"}, "on": true});
+        let before =
+            json!({"replicas": 1.0, "image": {"tag": "1"}, "list": [1, "canary"], "old": {"a": "canary"}, "on": true});
         let after = json!({"replicas": 1, "image": {"tag": "canary"}, "list": [2], "new": "canary", "on": null});
         values("values", Some(&before), Some(&after), &mut diff);
         let lines: Vec<_> = diff.changes.iter().map(|change| format!("{}: {}", change.field, change.detail)).collect();

@@ -72,14 +72,13 @@ impl Helm {
         let given = self.given(host, None).await?;
         let upgrade = history.latest().is_some();
         let rendered = self.render(host, reader, &given, upgrade).await?;
-        let (definitions, mut objects) = self.compare(reader, &rendered, &history).await?;
-        let mut rendered = rendered;
+        let (definitions, mut objects) = self.compare(reader, &rendered, &rendered.objects, &history).await?;
         if upgrade && objects.iter().any(differs) {
             // What differs between two renderings is made up each time.
             let again = self.render(host, reader, &given, upgrade).await?;
             if again.objects != rendered.objects {
-                rendered.objects = steady(&rendered.objects, &again.objects);
-                (_, objects) = self.compare(reader, &rendered, &history).await?;
+                let steady = steady(&rendered.objects, &again.objects);
+                (_, objects) = self.compare(reader, &rendered, &steady, &history).await?;
             }
         }
         Ok(Look { version, namespace_missing, history, rendered, definitions, objects })
@@ -139,15 +138,16 @@ impl Helm {
         bail!("the chart {} cannot be rendered with these values: {fault}", self.chart.title())
     }
 
-    /// Definitions and objects as they are and as they would be.
+    /// Definitions and objects as they are and as they would be. `steady` is what is compared of the objects.
     async fn compare(
         &self,
         reader: &Reader,
         rendered: &Rendered,
+        steady: &[Value],
         history: &History,
     ) -> Result<(Vec<ObjectState>, Vec<ObjectState>)> {
         let definitions: &[Value] = if self.crds { &rendered.definitions } else { &[] };
-        let desired: Vec<Value> = definitions.iter().chain(&rendered.objects).cloned().collect();
+        let desired: Vec<Value> = definitions.iter().chain(steady).cloned().collect();
         let mut objects = reader.look_at(&desired, Takeover::Always).await?;
         let definitions = objects.drain(..definitions.len()).collect();
         let Some(latest) = history.latest() else {

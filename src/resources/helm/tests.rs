@@ -46,6 +46,12 @@ fn project() -> Project {
              spec:\n  template:\n    spec:\n      restartPolicy: Never\n      terminationGracePeriodSeconds: 1\n      containers:\n      - {name: main, image: {{ .Values.image | quote }}, imagePullPolicy: Never}\n{{- end }}\n",
         ),
         (
+            "templates/check.yaml",
+            "{{- if .Values.check }}\napiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {{ .Release.Name }}-check\n  annotations: {helm.sh/hook: post-upgrade}\n\
+             spec:\n  backoffLimit: 0\n  template:\n    spec:\n      restartPolicy: Never\n      containers:\n      - name: main\n        \
+             image: docker.io/rancher/mirrored-library-busybox:1.37.0\n        imagePullPolicy: Never\n        command: [sh, -c, 'echo no such table; exit 3']\n{{- end }}\n",
+        ),
+        (
             "templates/widget.yaml",
             "{{- if .Values.group }}\napiVersion: {{ .Values.group }}/v1\nkind: Widget\nmetadata: {name: w}\nspec: {size: 3}\n{{- end }}\n",
         ),

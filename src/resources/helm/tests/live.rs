@@ -220,6 +220,12 @@ async fn lifecycle(major: u32) {
     assert_eq!(place.plan(&other).await.1, Vec::<String>::new());
     assert_eq!(place.plan(&broken).await.1.len(), 3);
 
+    // A hook that fails: what it printed.
+    let (before, _) = place.latest().await.unwrap();
+    let error = place.fails(&place.helm(json!({"replicas": 2, "password": "canary-2", "check": true}))).await;
+    assert!(error.contains("Job NS/demo-check: ") && error.contains("no such table"), "{error}");
+    assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
+
     // Killed in the middle of an upgrade.
     let held = place.helm(json!({"replicas": 1, "hold": true}));
     place.killed(&held, Status::PendingUpgrade).await;
@@ -351,5 +357,83 @@ async fn helm_4_goes_on_with_a_release_of_helm_3() {
         "Deployment NS/demo: spec.replicas: 3 -> 1",
     ];
     assert_eq!(lines, expected);
+    place.end().await;
+}
+
+/// Charts that Helm brings itself are kept in memory; here they are removed again.
+struct Brought;
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all("/run/provision/helm");
+    }
+}
+
+async fn repository(major: u32) {
+    use axum::routing::get;
+    let Some(place) = Place::new(major).await else { return };
+    let archive = place.helm(json!({})).chart.content().unwrap().unwrap();
+    let index =
+        "apiVersion: v1\nentries:\n  demo:\n  - {apiVersion: v2, name: demo, version: 0.1.0, urls: [demo-0.1.0.tgz]}\n";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new()
+        .route("/index.yaml", get(move || async move { index }))
+        .route("/demo-0.1.0.tgz", get(move || async move { archive.clone() }));
+    let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let with = |version: &str| {
+        let mut spec = place.spec(json!({}));
+        spec["chart"] = json!({"repo": url, "name": "demo", "version": version});
+        resolved(spec)
+    };
+    let lines = place.up(&with("0.1.0")).await;
+    assert!(lines[1].starts_with("release: install demo 0.1.0 with Helm v"), "{lines:?}");
+    let error = format!("{:#}", with("0.2.0").plan(&place.rooted.host).await.unwrap_err());
+    assert!(error.starts_with("the chart demo 0.2.0 cannot be rendered with these values: "), "{error}");
+    server.abort();
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chart_of_a_repository() {
+    let _brought = Brought;
+    repository(4).await;
+    repository(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chart_of_an_artifact() {
+    let Some(place) = Place::new(4).await else { return };
+    let with = |chart: &str, content: &[u8]| {
+        let pin = ArtifactPin {
+            name: "demo-chart".into(),
+            version: chart.into(),
+            sha256: crate::hash::sha256(content),
+            url: None,
+        };
+        let cache = place.rooted.path("/var/lib/provision/cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        std::fs::write(cache.join(&pin.sha256), content).unwrap();
+        let mut project = project();
+        project.artifacts.insert("demo-chart".into(), pin);
+        let mut spec = place.spec(json!({}));
+        spec["chart"] = json!({"artifact": "demo-chart"});
+        let mut helm: Helm = serde_json::from_value(spec).unwrap();
+        Resource::resolve(&mut helm, &mut project).unwrap();
+        helm
+    };
+    let first = place.helm(json!({})).chart.content().unwrap().unwrap();
+    place.up(&with("0.1.0", &first)).await;
+    let mut project = project();
+    let values = "replicas: 1\nimage: docker.io/rancher/mirrored-pause:3.10.2\nmessage: bonjour\n";
+    project.sources.insert("charts/demo/values.yaml".into(), values.into());
+    let mut changed: Helm = serde_json::from_value(place.spec(json!({}))).unwrap();
+    Resource::resolve(&mut changed, &mut project).unwrap();
+    let lines = place.up(&with("0.2.0", &changed.chart.content().unwrap().unwrap())).await;
+    assert!(
+        lines[0].starts_with("chart: demo 0.1.0 (content ") && lines[0].contains(" -> demo-chart 0.2.0 ("),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1..], ["ConfigMap NS/demo: data.message: hello -> bonjour"]);
     place.end().await;
 }

@@ -10,6 +10,7 @@ mod connect;
 mod error;
 mod exec;
 pub mod minio;
+pub mod helm;
 pub mod object;
 mod owned;
 pub mod pods;

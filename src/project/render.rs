@@ -155,7 +155,8 @@ pub fn secrets_in(text: &str) -> BTreeSet<String> {
     names
 }
 
-fn files_below(folder: &Path) -> std::io::Result<Vec<String>> {
+/// Paths of all files below a folder, relative to it and sorted.
+pub fn files_below(folder: &Path) -> std::io::Result<Vec<String>> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder_here) = open.pop() {

@@ -64,6 +64,7 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::namespace::Namespace>(),
     Kind::of::<super::secret::Secret>(),
     Kind::of::<super::manifest::Manifest>(),
+    Kind::of::<super::helm::Helm>(),
     Kind::of::<super::image::Image>(),
     Kind::of::<super::postgres_superuser::PostgresSuperuser>(),
     Kind::of::<super::postgres_role::PostgresRole>(),

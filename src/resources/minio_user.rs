@@ -187,7 +187,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cluster::minio::testing::Minio;
+    use crate::cluster::minio::testing::{Minio, python_with_boto3};
     use crate::cluster::testing::TestHost;
     use crate::resources::testing::Project;
     use crate::resources::{AnyResource, Planned};
@@ -283,5 +283,63 @@ mod tests {
         let host = server.host().await;
         assert_eq!(user("canary-two", &[]).plan(&host).await.unwrap(), Planned::InSync);
         assert!(!server.log().contains("canary"), "{}", server.log());
+    }
+
+    /// What Python programs see: the official client, with a user's key, in its own bucket and in another's.
+    const BOTO3: &str = r#"
+import sys, boto3
+from botocore.client import Config
+from botocore.exceptions import ClientError
+s3 = boto3.client("s3", endpoint_url=sys.argv[1], aws_access_key_id="mlflow", aws_secret_access_key=sys.stdin.read(),
+                  region_name="us-east-1", config=Config(s3={"addressing_style": "path"}))
+s3.put_object(Bucket="thesis-mlflow", Key="1/run/artifacts/a b.txt", Body=b"x" * 1000)
+assert s3.get_object(Bucket="thesis-mlflow", Key="1/run/artifacts/a b.txt")["Body"].read() == b"x" * 1000
+assert s3.list_objects_v2(Bucket="thesis-mlflow", Prefix="1/run/")["KeyCount"] == 1
+upload = s3.create_multipart_upload(Bucket="thesis-mlflow", Key="big")
+s3.abort_multipart_upload(Bucket="thesis-mlflow", Key="big", UploadId=upload["UploadId"])
+s3.delete_object(Bucket="thesis-mlflow", Key="1/run/artifacts/a b.txt")
+for name, call in {
+    "list": lambda: s3.list_objects_v2(Bucket="thesis-data"),
+    "head": lambda: s3.head_bucket(Bucket="thesis-data"),
+    "get": lambda: s3.get_object(Bucket="thesis-data", Key="there"),
+    "put": lambda: s3.put_object(Bucket="thesis-data", Key="there", Body=b""),
+    "delete": lambda: s3.delete_object(Bucket="thesis-data", Key="there"),
+    "remove bucket": lambda: s3.delete_bucket(Bucket="thesis-mlflow"),
+    "open bucket": lambda: s3.put_bucket_policy(Bucket="thesis-mlflow", Policy="{}"),
+}.items():
+    try:
+        call()
+        sys.exit(name + " was allowed")
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code not in ("AccessDenied", "403"):
+            sys.exit(name + ": " + code)
+print([bucket["Name"] for bucket in s3.list_buckets()["Buckets"]])
+"#;
+
+    #[tokio::test]
+    async fn boto3_is_let_in_and_refused() {
+        let (Some(server), Some(python)) = (Minio::start(), python_with_boto3()) else { return };
+        let host = server.host().await;
+        let admin = server.writer(&host, None).await;
+        for bucket in ["thesis-mlflow", "thesis-data"] {
+            admin.create_bucket(bucket).await.unwrap();
+            admin.write(bucket, "there", b"x".to_vec()).await.unwrap();
+        }
+        // Every character that a shell, an address or a policy could stumble over.
+        let secret_key = "a/+=&%$'\"\\ @:é#";
+        changed(&user(secret_key, &[]), &host).await;
+        let mut child = std::process::Command::new(python)
+            .args(["-c", BOTO3, &format!("http://127.0.0.1:{}", server.port)])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), secret_key.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "['thesis-mlflow']");
+        assert_eq!(admin.read("thesis-data", "there").await.unwrap(), b"x");
     }
 }

@@ -107,6 +107,21 @@ impl Minio {
     }
 }
 
+/// Python with boto3, in an environment of its own, made when it is not there.
+pub fn python_with_boto3() -> Option<PathBuf> {
+    const VERSION: &str = "1.44.8";
+    let folder = Store::open().unwrap().root().join(format!("venv-boto3-{VERSION}"));
+    let python = folder.join("bin/python");
+    let has_it = || Command::new(&python).args(["-c", "import boto3"]).output().is_ok_and(|it| it.status.success());
+    if has_it() {
+        return Some(python);
+    }
+    let done = |command: &mut Command| command.stdin(Stdio::null()).output().is_ok_and(|it| it.status.success());
+    let made = done(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))
+        && done(Command::new(&python).args(["-m", "pip", "install", "--quiet", &format!("boto3=={VERSION}")]));
+    if made && has_it() { Some(python) } else { missing_peer("python3 -m venv and pip cannot install boto3") }
+}
+
 fn run(program: &Path, dir: &Path, port: u16, root_password: &str) -> Child {
     let log = std::fs::File::options().append(true).create(true).open(dir.join("log")).unwrap();
     let server = Command::new(program)

@@ -3,12 +3,15 @@
 //! Same input, same digest: entries are sorted, times are fixed, owners and modes come from the recipe. The tag of an image is
 //! the start of the digest of its manifest, so what has the same content has the same name. Unchanged input is not built again.
 
+pub mod archive;
 mod build;
 mod cargo;
 mod debian;
+pub mod discover;
 mod layer;
 mod layout;
 mod recipe;
+pub mod reference;
 pub mod sources;
 
 use serde::{Deserialize, Serialize};

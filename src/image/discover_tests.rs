@@ -169,7 +169,7 @@ spec: { repository: 'https://charts.example.org' }
     assert_eq!(
         found(text, &[]),
         [
-            "quay.io/prometheus/prometheus:v3 <- Prometheus main: spec.image",
+            "quay.io/prometheus/prometheus:v3 <- Prometheus main: spec.image always",
             "quay.io/thanos/thanos:v0.40 <- Prometheus main: spec.thanosImage",
             "ghcr.io/s/sidecar:2 <- Prometheus main: spec.sidecar.image",
             "docker.io/a/b:v1 <- Prometheus main: spec.plain",

@@ -68,6 +68,12 @@ pub fn read_manifest(path: &Path) -> Result<Manifest> {
     bundle.parse(&text)
 }
 
+/// The signature of the bundle at `path`, when it is `key`'s and of exactly this manifest.
+pub(super) fn signature_of(path: &Path, manifest: &[u8], key: &PublicKey) -> Option<String> {
+    let (text, signature) = Bundle::open(path).ok()?.start().ok()?;
+    (text == manifest && key.verify(&text, &signature).is_ok()).then_some(signature)
+}
+
 struct Bundle<'a> {
     path: &'a Path,
     from: BufReader<File>,

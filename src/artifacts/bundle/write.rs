@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tar::{EntryType, Header};
 
-use super::{FORMAT, MANIFEST, Manifest, Member, MemberKind, SIGNATURE, SecretKey};
+use super::{FORMAT, MANIFEST, Manifest, Member, MemberKind, SIGNATURE, SecretKey, read};
 use crate::artifacts::Progress;
 use crate::hash;
 
@@ -35,7 +35,9 @@ pub(super) const TRAILER: [u8; 1024] = [0; 1024];
 const LEVEL: i32 = 6;
 const LEVEL_COMPRESSED: i32 = 1;
 
-/// Writes a bundle with these members to `to`, which gets its name when it is complete, and answers with its size. The members of `manifest` are filled in.
+/// Writes a bundle with these members to `to`, which gets its name when it is complete, and answers with its size. The members of
+/// `manifest` are filled in. Where `to` is a bundle with the same manifest already, it keeps its signature: then it gets the same
+/// bytes as before.
 ///
 /// # Errors
 /// When reading or writing fails; then `to` is as it was.
@@ -56,7 +58,10 @@ pub fn write(
     }
     manifest.check().map_err(|fault| anyhow::anyhow!("the bundle's manifest does not fit together: {fault}"))?;
     let text = serde_json::to_vec_pretty(&manifest)?;
-    let signature = key.sign(&text)?;
+    let signature = match read::signature_of(to, &text, &key.public()?) {
+        Some(signature) => signature,
+        None => key.sign(&text)?,
+    };
 
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let context = || format!("writing {}", to.display());

@@ -4,16 +4,31 @@
 //! asks, and a host finds what it lacks in the repository whatever it has already. The price is that the base system (the C
 //! library, perl-base…) is in it too: some 30 MB. Nothing is installed and nothing of this machine's APT is changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
-use super::bundle::BundledPackage;
+use super::bundle::{BundledPackage, System};
 use super::script::{self, Step};
 use super::{Progress, Store};
 use crate::hash;
+use crate::host::ArtifactPin;
+
+/// Packages that the controller brings along, for hosts that reach no mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shipped {
+    /// What they are for.
+    pub system: System,
+    /// The index of the repository, `Packages`.
+    pub index: ArtifactPin,
+    /// SHA-256 of each file that the index names.
+    pub files: BTreeMap<String, String>,
+}
 
 /// A repository of packages in a folder.
 #[derive(Debug)]
@@ -64,7 +79,11 @@ pub fn repository(
         repository.add(&file).with_context(|| format!("reading the package {name}"))?;
     }
     if repository.packages.is_empty() {
-        bail!("APT brought no package for {}; its output is in {}", packages.join(", "), store.log_path("packages").display());
+        bail!(
+            "APT brought no package for {}; its output is in {}",
+            packages.join(", "),
+            store.log_path("packages").display()
+        );
     }
     Ok(repository)
 }
@@ -95,8 +114,11 @@ fn options(etc: Option<&Path>, work: &Path) -> Vec<String> {
 
 fn deb_files(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
-    let mut names: Vec<_> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).filter(|it| it.ends_with(".deb")).collect();
+    let mut names: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|it| it.ends_with(".deb"))
+        .collect();
     names.sort();
     Ok(names)
 }

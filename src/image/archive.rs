@@ -262,7 +262,10 @@ mod tests {
         split(&bench.archive(&a), &folder).unwrap();
         let last = blobs(&folder, &a.digest).unwrap().pop().unwrap();
         fs::remove_file(folder.join(&last)).unwrap();
-        assert_eq!(blobs(&folder, &a.digest).unwrap_err().to_string(), format!("the image {} lacks its blob {last}", a.digest));
+        assert_eq!(
+            blobs(&folder, &a.digest).unwrap_err().to_string(),
+            format!("the image {} lacks its blob {last}", a.digest)
+        );
 
         let archive = bench.dir.path().join("bad.tar");
         let mut tar = tar::Builder::new(File::create(&archive).unwrap());
@@ -276,7 +279,8 @@ mod tests {
         let bench = Bench::new();
         let archive = bench.dir.path().join("docker.tar");
         let mut tar = tar::Builder::new(File::create(&archive).unwrap());
-        let text = br#"[{"Config":"x","RepoTags":["rancher/mirrored-pause:3.6","docker.io/library/busybox:1"],"Layers":[]}]"#;
+        let text =
+            br#"[{"Config":"x","RepoTags":["rancher/mirrored-pause:3.6","docker.io/library/busybox:1"],"Layers":[]}]"#;
         append(&mut tar, "manifest.json", text.len() as u64, &text[..]).unwrap();
         tar.finish().unwrap();
         assert_eq!(names(&archive).unwrap(), ["docker.io/library/busybox:1", "docker.io/rancher/mirrored-pause:3.6"]);

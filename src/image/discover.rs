@@ -110,7 +110,9 @@ impl Finder<'_> {
                 for (index, item) in list.iter().enumerate() {
                     self.value(item, &format!("{at}[{index}]"), hinted);
                     // `--helper-image NAME` as two arguments.
-                    hinted = item.as_str().is_some_and(|text| text.starts_with('-') && !text.contains('=') && says_image(text));
+                    hinted = item
+                        .as_str()
+                        .is_some_and(|text| text.starts_with('-') && !text.contains('=') && says_image(text));
                 }
             }
             Value::String(text) => self.text(text, at, hinted),
@@ -178,7 +180,8 @@ impl Finder<'_> {
         let mut hinted = false;
         for word in line.split(splits).filter(|word| !word.is_empty()) {
             let (key, value) = word.split_once('=').map_or(("", word), |(key, value)| (key, value));
-            let after_flag = std::mem::replace(&mut hinted, word.starts_with('-') && !word.contains('=') && says_image(word));
+            let after_flag =
+                std::mem::replace(&mut hinted, word.starts_with('-') && !word.contains('=') && says_image(word));
             if word.contains("://") {
                 continue;
             }
@@ -209,7 +212,8 @@ impl Finder<'_> {
 /// Whether a key, flag or variable is about an image (and not about how or with what it is pulled).
 fn says_image(key: &str) -> bool {
     let key = key.to_ascii_lowercase().replace(['_', '-'], "");
-    key.contains("image") && !["policy", "secret", "tag", "gc", "size", "digest"].iter().any(|other| key.contains(other))
+    key.contains("image")
+        && !["policy", "secret", "tag", "gc", "size", "digest"].iter().any(|other| key.contains(other))
 }
 
 /// A text that should be an image: more than a single plain word, which could mean anything.

@@ -134,8 +134,23 @@ mod tests {
     #[test]
     fn what_is_no_name_is_none() {
         for text in [
-            "", "/", "a//b", "Postgres", "postgres:", "postgres:a b", "http://x/y", "a/b:c/d", "-a", "a..b", "a/_b", "x@y",
-            "--helper-image=busybox:1", "postgres@sha256:12", "{{ image.x }}", "$(IMAGE)", "user@example.org",
+            "",
+            "/",
+            "a//b",
+            "Postgres",
+            "postgres:",
+            "postgres:a b",
+            "http://x/y",
+            "a/b:c/d",
+            "-a",
+            "a..b",
+            "a/_b",
+            "x@y",
+            "--helper-image=busybox:1",
+            "postgres@sha256:12",
+            "{{ image.x }}",
+            "$(IMAGE)",
+            "user@example.org",
         ] {
             assert_eq!(stored(text), None, "{text}");
         }

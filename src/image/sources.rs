@@ -21,6 +21,9 @@ pub enum ImageSource {
         reference: String,
         /// `sha256:…`.
         digest: String,
+        /// The image as an archive, where the host is not to ask the registry.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        archive: Option<ArtifactPin>,
     },
 }
 
@@ -29,7 +32,7 @@ impl ImageSource {
     pub fn reference(&self) -> String {
         match self {
             Self::Built(image) => image.reference.clone(),
-            Self::Registry { reference, digest } => format!("{reference}@{digest}"),
+            Self::Registry { reference, digest, .. } => format!("{reference}@{digest}"),
         }
     }
 
@@ -37,7 +40,7 @@ impl ImageSource {
     pub fn stored_name(&self) -> String {
         match self {
             Self::Built(image) => image.reference.clone(),
-            Self::Registry { reference, digest } => {
+            Self::Registry { reference, digest, .. } => {
                 let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
                 format!("{name}@{digest}")
             }
@@ -131,7 +134,7 @@ impl Sources {
         let artifact = self.lock.get(name)?;
         match &artifact.source {
             Source::Registry { reference, digest } => {
-                Ok(ImageSource::Registry { reference: reference.clone(), digest: digest.clone() })
+                Ok(ImageSource::Registry { reference: reference.clone(), digest: digest.clone(), archive: None })
             }
             Source::Image(recipe) => Ok(ImageSource::Built(self.artifact_image_recipe(artifact, recipe, progress)?)),
             Source::Url { .. } | Source::Script(_) => {
@@ -142,6 +145,26 @@ impl Sources {
 
     fn artifact_image_recipe(&self, artifact: &Artifact, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
         self.image(recipe, progress).with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
+    }
+
+    /// Key of what a recipe makes the artifact from; `None` for what is fixed by its own hash.
+    ///
+    /// # Errors
+    /// When an input cannot be read.
+    pub fn inputs(&self, artifact: &Artifact) -> Result<Option<String>> {
+        match &artifact.source {
+            Source::Url { .. } | Source::Registry { .. } => Ok(None),
+            Source::Script(recipe) => script::key(artifact, recipe, &self.root).map(Some),
+            Source::Image(recipe) => self.recipe_inputs(recipe).map(Some),
+        }
+    }
+
+    /// Key of what in the project the image of a recipe is made from.
+    ///
+    /// # Errors
+    /// When the recipe is wrong, or an input cannot be read.
+    pub fn recipe_inputs(&self, recipe: &str) -> Result<String> {
+        super::build::project_key(&self.root.join(recipe), &self.root)
     }
 
     /// All artifacts, and what of them the cache has. Brings and builds nothing.

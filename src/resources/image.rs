@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Observed, Resolve, Resource};
 use crate::diff::{Action, Diff};
 use crate::host::{Cmd, Output, Query, ReadHost, WriteHost};
-use crate::image::ImageSource;
+use crate::image::{BuiltImage, ImageSource};
 
 /// The label that keeps an image from the kubelet's garbage collection, and its value.
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
@@ -187,8 +187,8 @@ impl Resource for Image {
             None => {
                 diff = Diff::new(Action::Create);
                 let how = match source {
-                    ImageSource::Built(_) => "imported",
-                    ImageSource::Registry { .. } => "pulled",
+                    ImageSource::Built(_) | ImageSource::Registry { archive: Some(_), .. } => "imported",
+                    ImageSource::Registry { archive: None, .. } => "pulled",
                 };
                 diff.push("image", format!("{} {how}", source.stored_name()));
                 for name in &state.unused {
@@ -210,13 +210,14 @@ impl Resource for Image {
         let name = source.stored_name();
         if diff.has("image") || diff.has("digest") {
             match source {
-                ImageSource::Built(image) => {
-                    let archive = host.fetch(&image.archive).await?;
+                ImageSource::Built(BuiltImage { archive, .. })
+                | ImageSource::Registry { archive: Some(archive), .. } => {
+                    let archive = host.fetch(archive).await?;
                     host.progress(&format!("importing {name}"));
                     let archive = archive.display().to_string();
                     host.run(&ctr(["import", "--label", PINNED, &archive])).await?;
                 }
-                ImageSource::Registry { .. } => {
+                ImageSource::Registry { archive: None, .. } => {
                     host.progress(&format!("pulling {name}"));
                     let mut argv = vec!["pull", "--label", PINNED];
                     if host.stat(Path::new(HOSTS_DIR))?.is_some() {

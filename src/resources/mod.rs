@@ -45,6 +45,7 @@ use serde::de::DeserializeOwned;
 use crate::diff::Diff;
 use crate::host::{ArtifactPin, ReadHost, WriteHost};
 
+pub use crate::artifacts::debian::Shipped;
 pub use crate::image::{BuiltImage, ImageSource};
 
 /// What observing found.
@@ -87,6 +88,11 @@ pub trait Resolve {
     /// # Errors
     /// When there is none of this name (with a suggestion), it is not an image, or the build fails.
     fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
+
+    /// Debian packages that the controller brings along; `None`: hosts ask their mirrors.
+    fn packages(&mut self) -> Option<Shipped> {
+        None
+    }
 }
 
 /// One thing in a desired state.

@@ -139,7 +139,8 @@ impl<'a> Bundle<'a> {
         };
         if block != *header(name, size)?.as_bytes() {
             // A whole tar of something else begins with a member of another name.
-            let error = if name == MANIFEST { no_bundle(path, name) } else { damaged(path, name, "its header is wrong") };
+            let error =
+                if name == MANIFEST { no_bundle(path, name) } else { damaged(path, name, "its header is wrong") };
             return Err(error.into());
         }
         let mut left = size;

@@ -111,9 +111,7 @@ impl Source {
     fn open(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match &self.content {
             Content::Text(text) => Box::new(&text[..]),
-            Content::File(path) => {
-                Box::new(File::open(path).with_context(|| format!("reading {}", path.display()))?)
-            }
+            Content::File(path) => Box::new(File::open(path).with_context(|| format!("reading {}", path.display()))?),
         })
     }
 

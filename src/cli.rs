@@ -203,6 +203,9 @@ pub enum SandboxCommand {
     Up {
         #[arg(default_value = "sandbox")]
         name: String,
+        /// A host that reaches nothing: no default route, no way out
+        #[arg(long)]
+        offline: bool,
     },
     /// Remove a host and everything it left
     Down {

@@ -137,7 +137,10 @@ impl Resource for Apt {
             }
         }
         self.shipped = project.packages();
-        Ok(())
+        match &self.shipped {
+            Some(shipped) => shipped::has_all(shipped, self.packages.iter().map(|spec| split(spec).0)),
+            None => Ok(()),
+        }
     }
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<State>> {

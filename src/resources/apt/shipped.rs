@@ -1,7 +1,6 @@
 //! Packages that came along with the controller's bundle, installed by APT from files: no mirror is asked, and the host's own
 //! lists and sources stay as they are.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +33,21 @@ pub(super) fn fits(shipped: &Shipped, facts: &Facts) -> Result<()> {
     .into())
 }
 
+/// Whether the bundle was made for stages that install these.
+///
+/// # Errors
+/// Naming the packages that it does not have.
+pub(super) fn has_all<'a>(shipped: &Shipped, names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let has = |name: &str| shipped.files.keys().any(|file| file.split('_').next() == Some(name));
+    let missing: Vec<_> = names.filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new(format!("the bundle does not have the packages {}", missing.join(", ")))
+        .hint("make it again for this stage too: provision bundle create FILE")
+        .into())
+}
+
 impl Apt {
     pub(super) async fn install_shipped(
         &self,
@@ -57,19 +71,18 @@ impl Apt {
         let install = ["install", "--no-install-recommends", "--allow-downgrades"];
         let asked = self.from_folder(["--print-uris"].into_iter().chain(install), wanted);
         let answer = locks::retrying(host, patience, &asked).await.map_err(|error| unsuitable(error, shipped))?;
-        let by_hash: BTreeMap<_, _> = shipped.files.iter().map(|(file, sha256)| (sha256.as_str(), file)).collect();
-        for sha256 in hashes(&answer.stdout) {
-            let file = by_hash
-                .get(sha256)
-                .with_context(|| format!("the bundle's index names a package without its file ({sha256})"))?;
+        for file in files(&answer.stdout) {
+            let sha256 = shipped.files.get(&file).with_context(|| {
+                format!("APT asks for {file}, which the bundle's index names and the bundle does not have")
+            })?;
             let pin = ArtifactPin {
-                name: (*file).clone(),
+                name: file.clone(),
                 version: shipped.system.to_string(),
-                sha256: sha256.to_owned(),
+                sha256: sha256.clone(),
                 url: None,
             };
             let fetched = host.fetch(&pin).await?;
-            host.symlink(&folder.join(file), &fetched)?;
+            host.symlink(&folder.join(&file), &fetched)?;
         }
         let install = self.from_folder(install, wanted);
         locks::retrying(host, patience, &install).await.map_err(|error| unsuitable(error, shipped))?;
@@ -93,16 +106,47 @@ impl Apt {
     }
 }
 
-/// The hashes in the answer to `--print-uris`: `'file:…' NAME SIZE SHA256:…` per line.
-fn hashes(answer: &str) -> impl Iterator<Item = &str> {
-    answer
-        .lines()
-        .filter(|line| line.starts_with('\''))
-        .filter_map(|line| line.split_whitespace().last()?.strip_prefix("SHA256:"))
+/// The files in the answer to `--print-uris`: `'file:/folder/./NAME' ...` per line. It gives no hashes for what it trusts.
+fn files(answer: &str) -> impl Iterator<Item = String> {
+    answer.lines().filter_map(|line| {
+        let path = line.strip_prefix('\'')?.split('\'').next()?;
+        Some(unescaped(path.rsplit('/').next()?))
+    })
+}
+
+/// `%2b` as `+`.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut result = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(u8::is_ascii) {
+            Some(byte) => {
+                result.push(char::from(byte));
+                result.push_str(&part[2..]);
+            }
+            None => {
+                result.push('%');
+                result.push_str(part);
+            }
+        }
+    }
+    result
 }
 
 fn unsuitable(error: anyhow::Error, shipped: &Shipped) -> anyhow::Error {
     let problem = Diagnostic::new(format!("the packages of the bundle (for {}) do not do for this host", shipped.system))
         .hint("what the host has may be newer than the bundle: make the bundle again, after `apt-get update` where it is made");
     error.context(problem)
+}
+
+#[cfg(test)]
+mod unit {
+    #[test]
+    fn file_names_in_apts_answer() {
+        // Recorded from apt 2.6.1.
+        let answer = "Reading package lists...\n'file:/var/lib/provision/packages/./curl_7.88.1-10%2bdeb12u15_amd64.deb' curl_7.88.1-10+deb12u15_amd64.deb 315764 \n'file:/x/./a_1%7erc1_all.deb' a 1 \n";
+        let files: Vec<_> = super::files(answer).collect();
+        assert_eq!(files, ["curl_7.88.1-10+deb12u15_amd64.deb", "a_1~rc1_all.deb"]);
+        assert_eq!(super::unescaped("100%"), "100%");
+    }
 }

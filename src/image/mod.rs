@@ -10,6 +10,7 @@ mod debian;
 pub mod discover;
 mod layer;
 mod layout;
+pub mod pull;
 mod recipe;
 pub mod reference;
 pub mod sources;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::presence;
@@ -18,7 +18,7 @@ use crate::commands::{Exit, Invalid, load};
 use crate::diagnostic::Diagnostic;
 use crate::engine::{Program, Step};
 use crate::host::Facts;
-use crate::image::{ImageSource, Sources, archive};
+use crate::image::{ImageSource, Sources, archive, pull};
 use crate::ui::Ui;
 
 /// Archives in this folder are imported by k3s itself.
@@ -39,7 +39,7 @@ pub async fn create(global: &Global, options: &BundleCreate, ui: &Ui) -> Result<
     let mut content = Contents::new(supply.sources(), &store, work.path(), &programs)?;
     let result = async {
         content.artifacts(supply, &progress).await?;
-        content.images(supply, &progress)?;
+        content.images(supply, &progress).await?;
         content.packages(options, &progress)?;
         let names: Vec<_> = content.manifest.image_names().map(str::to_owned).collect();
         presence::check(programs.iter().copied(), names.iter().map(String::as_str)).map_err(Invalid::from)?;
@@ -140,7 +140,7 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 
-    fn images(&mut self, supply: &Supply, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
+    async fn images(&mut self, supply: &Supply, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
         let blobs = self.work.join("blobs");
         std::fs::create_dir(&blobs)?;
         for (name, image) in supply.asked().images {
@@ -158,9 +158,10 @@ impl<'a> Contents<'a> {
                     built.reference.clone()
                 }
                 ImageSource::Registry { reference, digest, .. } => {
+                    pull::pull(reference, digest, self.store, &blobs, progress).await?;
                     // Objects of others name it by its tag alone.
                     names.push(reference.clone());
-                    bail!("the image {reference}@{digest} comes from a registry");
+                    reference.clone()
                 }
             };
             let artifact = self.origin.lock().get(&name);

@@ -13,7 +13,7 @@ use crate::engine::compile::Supplier;
 use crate::host::ArtifactPin;
 use crate::image::Sources;
 use crate::project::Project;
-use crate::resources::{BuiltImage, ImageSource, Shipped};
+use crate::resources::{BuiltImage, DockerBuild, DockerSpec, ImageSource, Shipped};
 use crate::ui::Ui;
 
 /// Whether things are really fetched and built.
@@ -197,6 +197,11 @@ impl Supplier for Supplying<'_> {
             asked.images.insert(name.to_owned(), image.clone());
         });
         Ok(image)
+    }
+
+    fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
+        // Packing is quick, and says whether all is there.
+        self.told(&spec.dockerfile, |sources, progress| sources.docker_build(spec, progress))
     }
 
     fn packages(&mut self) -> Option<Shipped> {

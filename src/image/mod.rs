@@ -8,6 +8,7 @@ mod build;
 mod cargo;
 mod debian;
 pub mod discover;
+pub mod dockerfile;
 mod layer;
 mod layout;
 pub mod pull;

@@ -168,8 +168,17 @@ impl Puller<'_> {
 
 /// A registry answered with this status.
 #[derive(Debug, thiserror::Error)]
-#[error("the registry answers {0}{}", if self.0 == StatusCode::UNAUTHORIZED || self.0 == StatusCode::FORBIDDEN { "; log in there with `docker login` or the like, so that ~/.docker/config.json has it" } else { "" })]
+#[error("the registry answers {0}{hint}", hint = login_hint(*.0))]
 struct Refused(StatusCode);
+
+fn login_hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            "; log in there with `docker login` or the like, so that ~/.docker/config.json has it"
+        }
+        _ => "",
+    }
+}
 
 /// One repository of a registry.
 struct Registry {

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::dockerfile::{self, DockerBuild, DockerSpec};
 use super::{BuiltImage, build};
 use crate::artifacts::{Artifact, Lock, Progress, Source, Store, download, script};
 use crate::host::ArtifactPin;
@@ -25,6 +26,8 @@ pub enum ImageSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         archive: Option<ArtifactPin>,
     },
+    /// Built by BuildKit on the host.
+    Dockerfile(DockerBuild),
 }
 
 impl ImageSource {
@@ -32,6 +35,7 @@ impl ImageSource {
     pub fn reference(&self) -> String {
         match self {
             Self::Built(image) => image.reference.clone(),
+            Self::Dockerfile(build) => build.reference.clone(),
             Self::Registry { reference, digest, .. } => format!("{reference}@{digest}"),
         }
     }
@@ -40,6 +44,7 @@ impl ImageSource {
     pub fn stored_name(&self) -> String {
         match self {
             Self::Built(image) => image.reference.clone(),
+            Self::Dockerfile(build) => build.reference.clone(),
             Self::Registry { reference, digest, .. } => {
                 let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
                 format!("{name}@{digest}")
@@ -47,11 +52,12 @@ impl ImageSource {
         }
     }
 
-    /// Digest of its manifest or index.
-    pub fn digest(&self) -> &str {
+    /// Digest of its manifest or index; `None` where only building tells it.
+    pub fn digest(&self) -> Option<&str> {
         match self {
-            Self::Built(image) => &image.digest,
-            Self::Registry { digest, .. } => digest,
+            Self::Built(image) => Some(&image.digest),
+            Self::Registry { digest, .. } => Some(digest),
+            Self::Dockerfile(_) => None,
         }
     }
 }
@@ -165,6 +171,14 @@ impl Sources {
     /// When the recipe is wrong, or an input cannot be read.
     pub fn recipe_inputs(&self, recipe: &str) -> Result<String> {
         super::build::project_key(&self.root.join(recipe), &self.root)
+    }
+
+    /// What a host needs to build the image of a Dockerfile.
+    ///
+    /// # Errors
+    /// As [`dockerfile::prepare`].
+    pub fn docker_build(&self, spec: &DockerSpec, progress: Progress<'_>) -> Result<DockerBuild> {
+        dockerfile::prepare(spec, &self.root, &self.store, progress)
     }
 
     /// All artifacts, and what of them the cache has. Brings and builds nothing.
@@ -299,7 +313,7 @@ mod tests {
         assert!(image.reference().starts_with("provision.local/app:"));
         assert_eq!(sources.image("image.yml", &|_| {}).map(ImageSource::Built).unwrap(), image);
         let pulled = sources.image_artifact("pulled", &|_| {}).unwrap();
-        assert_eq!(pulled.stored_name(), format!("example.org/pulled@{}", pulled.digest()));
+        assert_eq!(pulled.stored_name(), format!("example.org/pulled@{}", pulled.digest().unwrap()));
         assert_eq!(sources.artifact("file", &|_| {}).unwrap().url.as_deref(), Some("https://example.org/file"));
         let error = sources.image_artifact("made", &|_| {}).unwrap_err().to_string();
         assert_eq!(error, "artifacts.yml:12:3: artifact made is a file, not an image");

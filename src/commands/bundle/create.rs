@@ -144,7 +144,11 @@ impl<'a> Contents<'a> {
         let blobs = self.work.join("blobs");
         std::fs::create_dir(&blobs)?;
         for (name, image) in supply.asked().images {
-            let used = |step: &Step| mentions(&step.spec, image.digest()) || mentions(&step.spec, &image.reference());
+            // Those of Dockerfiles are built on the host, from a context that comes with the project.
+            let Some(digest) = image.digest().map(str::to_owned) else {
+                continue;
+            };
+            let used = |step: &Step| mentions(&step.spec, &digest) || mentions(&step.spec, &image.reference());
             if !self.steps().any(used) {
                 continue;
             }
@@ -157,8 +161,9 @@ impl<'a> Contents<'a> {
                     archive::split(&file, &blobs)?;
                     built.reference.clone()
                 }
-                ImageSource::Registry { reference, digest, .. } => {
-                    pull::pull(reference, digest, self.store, &blobs, progress).await?;
+                ImageSource::Dockerfile(_) => continue,
+                ImageSource::Registry { reference, .. } => {
+                    pull::pull(reference, &digest, self.store, &blobs, progress).await?;
                     // Objects of others name it by its tag alone.
                     names.push(reference.clone());
                     reference.clone()
@@ -169,7 +174,6 @@ impl<'a> Contents<'a> {
                 Ok(artifact) => self.origin.inputs(artifact)?,
                 Err(_) => Some(self.origin.recipe_inputs(&name)?),
             };
-            let digest = image.digest().to_owned();
             self.manifest.images.push(BundledImage { name, reference, digest, names, inputs });
         }
         if self.manifest.images.is_empty() {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cluster::parse_manifest;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::engine::{Program, Step};
+use crate::image::ImageSource;
 use crate::image::discover::{self, Known, Named};
 
 /// Kinds whose specs name files and secrets, not images that pods use.
@@ -20,11 +21,17 @@ pub fn check<'a>(
     programs: impl IntoIterator<Item = &'a Program>,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Diagnostics> {
-    let known = Known::new(names);
+    let programs: Vec<_> = programs.into_iter().collect();
+    // What image resources bring themselves, those of Dockerfiles among it.
+    let own = programs.iter().flat_map(|program| steps(program)).filter(|step| step.kind == "image");
+    let own = own.filter_map(|step| serde_json::from_value::<ImageSource>(step.spec.get("resolved")?.clone()).ok());
+    let own = own.map(|source| source.stored_name());
+    let names: Vec<String> = names.into_iter().map(str::to_owned).chain(own).collect();
+    let known = Known::new(names.iter().map(String::as_str));
     // Several hosts name the same things.
     let mut faults = BTreeMap::new();
     for program in programs {
-        for step in program.stages.iter().flat_map(|stage| &stage.resources) {
+        for step in steps(program) {
             for named in named(step, &known) {
                 let Some((message, hint)) = fault(step, &named, &known) else {
                     continue;
@@ -34,6 +41,10 @@ pub fn check<'a>(
         }
     }
     Diagnostics(faults.into_values().collect()).into_result(())
+}
+
+fn steps(program: &Program) -> impl Iterator<Item = &Step> {
+    program.stages.iter().flat_map(|stage| &stage.resources)
 }
 
 fn named(step: &Step, known: &Known) -> Vec<Named> {

@@ -123,7 +123,9 @@ impl Unpacked {
         if matches!(artifact.source, Source::Image(_)) {
             return match self.image_artifact(sources, name)? {
                 ImageSource::Built(image) => Ok(image.archive),
-                ImageSource::Registry { .. } => Err(anyhow!("artifact {name} is an image, not a file")),
+                ImageSource::Registry { .. } | ImageSource::Dockerfile(_) => {
+                    Err(anyhow!("artifact {name} is an image, not a file"))
+                }
             };
         }
         let what = format!("artifact {name} {}", artifact.version);

@@ -26,6 +26,12 @@ pub struct Global {
     /// Override one value; may be repeated
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Take artifacts, images and packages from this bundle, and nothing from the network
+    #[arg(long, global = true, env = "PROVISION_BUNDLE", value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+    /// Key that the bundle must be signed by: RW…, or a file [default: the public half of your own]
+    #[arg(long, global = true, env = "PROVISION_BUNDLE_PUBLIC_KEY", value_name = "KEY")]
+    pub public_key: Option<String>,
     /// Print JSON lines on standard output
     #[arg(long, global = true)]
     pub json: bool,
@@ -90,6 +96,9 @@ pub enum Command {
     /// Pinned artifacts from outside
     #[command(subcommand)]
     Artifact(ArtifactCommand),
+    /// Everything that the stages need in one signed file, for hosts without a network
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Throw-away blank hosts on this machine
     #[command(subcommand)]
     Sandbox(SandboxCommand),
@@ -170,11 +179,48 @@ pub enum ArtifactCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Make a bundle of what the chosen stages need
+    Create(BundleCreate),
+    /// What is in a bundle; verifies nothing
+    List { file: PathBuf },
+    /// Is it signed by the key, and every byte what it must be?
+    Verify { file: PathBuf },
+    /// Make a key pair to sign bundles with; prints the public key
+    Keygen {
+        /// Where the secret key goes; the public one goes beside it [default: ~/.config/provision/bundle.key]
+        #[arg(long, value_name = "FILE")]
+        secret_key: Option<PathBuf>,
+    },
+}
+
+/// How a bundle is made.
+#[derive(Debug, Clone, Args)]
+pub struct BundleCreate {
+    /// The file to write
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Key to sign with [default: ~/.config/provision/bundle.key]
+    #[arg(long, value_name = "FILE")]
+    pub secret_key: Option<PathBuf>,
+    /// System of the hosts, like ubuntu-22.04 [default: the system of this machine]
+    #[arg(long, value_name = "OS-VERSION")]
+    pub system: Option<String>,
+    /// APT sources and keys of that system: a copy of its /etc/apt [default: /etc/apt]
+    #[arg(long, value_name = "DIR")]
+    pub apt: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
 pub enum SandboxCommand {
     /// Make a blank host and write inventory/NAME.yml for it
     Up {
         #[arg(default_value = "sandbox")]
         name: String,
+        /// A host that reaches nothing: no default route, no way out
+        #[arg(long)]
+        offline: bool,
     },
     /// Remove a host and everything it left
     Down {

@@ -4,6 +4,8 @@
 //! A thing is named in `artifacts.yml` and fixed by the SHA-256 of its content. In the sandbox, `sandbox/artifacts.yml` lays
 //! recipes over the same names: then the content is what the recipe builds, once per content of the recipe.
 
+pub mod bundle;
+pub mod debian;
 pub mod document;
 pub mod download;
 pub mod inputs;

@@ -62,7 +62,11 @@ pub fn cached(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path, store: &S
     store.built(&key(artifact, recipe, root)?)
 }
 
-fn key(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path) -> Result<String> {
+/// Key of everything that it is built from.
+///
+/// # Errors
+/// When an input cannot be read.
+pub fn key(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path) -> Result<String> {
     let mut inputs = Inputs::new(BUILDER);
     inputs.add("arch", std::env::consts::ARCH);
     inputs.add("version", &artifact.version);

@@ -7,11 +7,13 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::Invalid;
+use super::bundle::{self, Unpacked};
 use super::supply::{Builds, Supply};
 use crate::checks::registry as check_registry;
 use crate::cli::{Global, Selection};
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::engine::{Program, compile, graph};
+use crate::image::Sources;
 use crate::project::{self, HostSpec, Known, Project, StageFile};
 use crate::resources::registry;
 use crate::secrets::{Identity, Redactor, Secret, Store, default_path};
@@ -144,7 +146,6 @@ pub struct Prepared {
 pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) -> Result<Prepared> {
     let project = load(global)?;
     let stages = select(&project, selection)?;
-    let hosts = hosts(&project, &selection.hosts)?;
     let secrets = match builds {
         Builds::Pretend => placeholders(&project, &stages),
         Builds::Real => {
@@ -153,15 +154,72 @@ pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) 
             secrets(&project, if selection.only.is_empty() { &enabled } else { &stages })?
         }
     };
+    let mut supply = Supply::open(&project, builds)?;
+    if let Some(file) = global.bundle.as_deref().filter(|_| builds == Builds::Real) {
+        let unpacked = unpack(global, file, supply.sources(), ui)?;
+        supply = supply.from_bundle(unpacked);
+    }
+    let prepared = compile_all(&project, &stages, selection, secrets, builds, supply, ui)?;
+    if let Some(bundle) = prepared.supply.bundle() {
+        complete(&prepared, bundle).map_err(Invalid::from)?;
+    }
+    Ok(prepared)
+}
+
+/// Verifies the bundle and unpacks it.
+fn unpack(global: &Global, file: &Path, sources: &Sources, ui: &Ui) -> Result<Unpacked> {
+    let key = bundle::public_key(global)?;
+    let unpacked = Unpacked::open(file, &key, sources.store(), &|text| ui.progress("bundle", text));
+    ui.progress_done("bundle");
+    unpacked
+}
+
+/// Whether everything that the programs need is in the bundle.
+fn complete(prepared: &Prepared, bundle: &Unpacked) -> Result<(), Diagnostics> {
+    let lacking = prepared.supply.asked().lacking;
+    let mut faults = Diagnostics::default();
+    let steps = prepared.hosts.iter().flat_map(|(.., program)| &program.stages).flat_map(|stage| &stage.resources);
+    for step in steps {
+        let spec = step.spec.to_string();
+        for (reference, reason) in &lacking {
+            if spec.contains(reference.as_str()) {
+                faults.0.push(Diagnostic::at(step.place.clone(), reason.clone()));
+            }
+        }
+    }
+    faults.0.dedup();
+    faults.into_result(())?;
+    bundle::check_images(prepared.hosts.iter().map(|(.., program)| program), bundle.image_names())
+}
+
+/// The programs of all chosen hosts without the project's secrets, as far as their content goes: what they need from outside
+/// does not depend on secrets.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn without_secrets(project: &Project, stages: &[&StageFile], selection: &Selection, ui: &Ui) -> Result<Prepared> {
+    let secrets = placeholders(project, stages);
+    compile_all(project, stages, selection, secrets, Builds::Real, Supply::open(project, Builds::Real)?, ui)
+}
+
+fn compile_all(
+    project: &Project,
+    stages: &[&StageFile],
+    selection: &Selection,
+    secrets: BTreeMap<String, Secret>,
+    builds: Builds,
+    supply: Supply,
+    ui: &Ui,
+) -> Result<Prepared> {
+    let hosts = hosts(project, &selection.hosts)?;
     let exposed: Vec<_> = secrets.values().map(|secret| secret.expose().to_owned()).collect();
     if builds == Builds::Real {
         ui.redact_with(Redactor::new(&exposed));
     }
-    let supply = Supply::open(&project, builds)?;
     let mut programs = Vec::new();
     for (name, spec) in hosts {
-        let context = context(&project, &name, &spec, &secrets);
-        let program = compile::compile(&project, &stages, &context, &mut supply.on(ui)).map_err(Invalid::from)?;
+        let context = context(project, &name, &spec, &secrets);
+        let program = compile::compile(project, stages, &context, &mut supply.on(ui)).map_err(Invalid::from)?;
         programs.push((name, spec, program));
     }
     Ok(Prepared { hosts: programs, secrets: exposed, supply })

@@ -2,6 +2,7 @@
 
 mod agent;
 mod artifact;
+mod bundle;
 mod completions;
 mod config;
 mod healthcheck;
@@ -96,6 +97,7 @@ async fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit> {
         Command::Config(command) => config::config(global, command, ui),
         Command::Secret(command) => secret::secret(global, command, ui),
         Command::Artifact(command) => artifact::artifact(global, command, ui).await,
+        Command::Bundle(command) => bundle::bundle(global, command, ui).await,
         Command::Sandbox(command) => sandbox::sandbox(global, command, ui),
         Command::Completions { shell } => completions::completions(*shell),
         Command::Agent => agent::agent().await,

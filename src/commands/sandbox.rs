@@ -13,7 +13,7 @@ use crate::ui::{Ui, table};
 pub fn sandbox(global: &Global, command: &SandboxCommand, ui: &Ui) -> Result<Exit> {
     let sandbox = Sandbox::from_environment()?;
     match command {
-        SandboxCommand::Up { name } => up(global, &sandbox, name, ui),
+        SandboxCommand::Up { name, offline } => up(global, &sandbox, name, *offline, ui),
         SandboxCommand::Down { name, all } => down(&sandbox, name, *all, ui),
         SandboxCommand::List => list(&sandbox, ui),
         SandboxCommand::Shell { name, command } => {
@@ -27,12 +27,12 @@ pub fn sandbox(global: &Global, command: &SandboxCommand, ui: &Ui) -> Result<Exi
     }
 }
 
-fn up(global: &Global, sandbox: &Sandbox, name: &str, ui: &Ui) -> Result<Exit> {
+fn up(global: &Global, sandbox: &Sandbox, name: &str, offline: bool, ui: &Ui) -> Result<Exit> {
     let inventory = match &global.inventory {
         Some(path) => std::env::current_dir()?.join(path),
         None => load::root(global)?.join("inventory").join(format!("{name}.yml")),
     };
-    let options = UpOptions { name: name.to_owned(), inventory, ..UpOptions::default() };
+    let options = UpOptions { name: name.to_owned(), inventory, offline, ..UpOptions::default() };
     let host = sandbox.up(&options, &mut |text| {
         ui.progress("sandbox", text);
     });

@@ -1,16 +1,19 @@
 //! Artifacts and images for the compiler: the real ones, or stand-ins where only the form of the project is looked at.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
 use super::Invalid;
+use super::bundle::{Lacking, Unpacked};
 use crate::artifacts::{Lock, Store};
 use crate::engine::compile::Supplier;
 use crate::host::ArtifactPin;
 use crate::image::Sources;
 use crate::project::Project;
-use crate::resources::{BuiltImage, ImageSource};
+use crate::resources::{BuiltImage, DockerBuild, DockerSpec, ImageSource, Shipped};
 use crate::ui::Ui;
 
 /// Whether things are really fetched and built.
@@ -25,6 +28,21 @@ pub enum Builds {
 pub struct Supply {
     builds: Builds,
     sources: Sources,
+    /// Where everything comes from, where there is no network.
+    bundle: Option<Unpacked>,
+    asked: Mutex<Asked>,
+}
+
+/// What was asked for, and what it was.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// By name.
+    pub artifacts: BTreeMap<String, ArtifactPin>,
+    /// By name of the artifact or path of the recipe.
+    pub images: BTreeMap<String, ImageSource>,
+    /// Images that the bundle does not have, by the reference that stands in for each, and why. Only one that is used is an
+    /// error: images are looked up for all stages, also for those that were not chosen.
+    pub lacking: BTreeMap<String, String>,
 }
 
 /// The artifacts of a project: `artifacts.yml`, and what its inventory lays over it.
@@ -44,7 +62,47 @@ impl Supply {
     /// # Errors
     /// As [`sources`].
     pub fn open(project: &Project, builds: Builds) -> Result<Self> {
-        Ok(Self { builds, sources: sources(project)? })
+        Ok(Self { builds, sources: sources(project)?, bundle: None, asked: Mutex::default() })
+    }
+
+    /// From now on, everything comes from this bundle.
+    #[must_use]
+    pub fn from_bundle(self, bundle: Unpacked) -> Self {
+        Self { bundle: Some(bundle), ..self }
+    }
+
+    /// The bundle that everything comes from.
+    pub fn bundle(&self) -> Option<&Unpacked> {
+        self.bundle.as_ref()
+    }
+
+    /// The artifacts of the project.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// What was asked for so far.
+    pub fn asked(&self) -> Asked {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Asked)) {
+        note(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What the bundle does not have is an error only where it is used.
+    fn lacking(&self, what: &str, error: anyhow::Error) -> Result<BuiltImage> {
+        let reason = error.downcast::<Lacking>()?.to_string();
+        let name = what.replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_ascii_lowercase();
+        let image = BuiltImage {
+            reference: format!("provision.local/{name}:not-in-the-bundle"),
+            digest: format!("sha256:{}", "0".repeat(64)),
+            archive: ArtifactPin { name: what.to_owned(), version: String::new(), sha256: "0".repeat(64), url: None },
+        };
+        self.note(|asked| {
+            asked.lacking.insert(image.reference.clone(), reason);
+        });
+        Ok(image)
     }
 
     /// The supplier for the compiler, telling its progress to `ui`.
@@ -98,14 +156,30 @@ impl Supplier for Supplying<'_> {
             self.supply.sources.lock().get(name)?;
             return Ok(self.stand_in(name));
         }
-        self.told(name, |sources, progress| sources.artifact(name, progress))
+        let pin = match &self.supply.bundle {
+            Some(bundle) => bundle.artifact(&self.supply.sources, name)?,
+            None => self.told(name, |sources, progress| sources.artifact(name, progress))?,
+        };
+        self.supply.note(|asked| {
+            asked.artifacts.insert(name.to_owned(), pin.clone());
+        });
+        Ok(pin)
     }
 
     fn image(&mut self, recipe: &str) -> Result<BuiltImage> {
         if self.pretends() {
             return Ok(self.built_stand_in("image"));
         }
-        self.told(recipe, |sources, progress| sources.image(recipe, progress))
+        let image = match &self.supply.bundle {
+            Some(bundle) => {
+                bundle.image(&self.supply.sources, recipe).or_else(|error| self.supply.lacking(recipe, error))?
+            }
+            None => self.told(recipe, |sources, progress| sources.image(recipe, progress))?,
+        };
+        self.supply.note(|asked| {
+            asked.images.insert(recipe.to_owned(), ImageSource::Built(image.clone()));
+        });
+        Ok(image)
     }
 
     fn image_artifact(&mut self, name: &str) -> Result<ImageSource> {
@@ -113,6 +187,24 @@ impl Supplier for Supplying<'_> {
             self.supply.sources.lock().get(name)?;
             return Ok(ImageSource::Built(self.built_stand_in(name)));
         }
-        self.told(name, |sources, progress| sources.image_artifact(name, progress))
+        let image = match &self.supply.bundle {
+            Some(bundle) => bundle
+                .image_artifact(&self.supply.sources, name)
+                .or_else(|error| self.supply.lacking(name, error).map(ImageSource::Built))?,
+            None => self.told(name, |sources, progress| sources.image_artifact(name, progress))?,
+        };
+        self.supply.note(|asked| {
+            asked.images.insert(name.to_owned(), image.clone());
+        });
+        Ok(image)
+    }
+
+    fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
+        // Packing is quick, and says whether all is there.
+        self.told(&spec.dockerfile, |sources, progress| sources.docker_build(spec, progress))
+    }
+
+    fn packages(&mut self) -> Option<Shipped> {
+        self.supply.bundle.as_ref().and_then(Unpacked::packages)
     }
 }

@@ -11,7 +11,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place};
 use crate::host::ArtifactPin;
 use crate::project::yaml::Node;
 use crate::project::{Entry, Project, StageFile, explain, flag, render};
-use crate::resources::{AnyResource, BuiltImage, ImageSource, Resolve, registry};
+use crate::resources::{AnyResource, BuiltImage, DockerBuild, DockerSpec, ImageSource, Resolve, Shipped, registry};
 
 /// Seconds that `up` waits for a check unless the stage says otherwise.
 const WITHIN: u64 = 120;
@@ -35,6 +35,19 @@ pub trait Supplier {
     /// # Errors
     /// When there is none of this name, it is not an image, or building it failed.
     fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
+
+    /// What a host needs to build the image of a Dockerfile.
+    ///
+    /// # Errors
+    /// When the Dockerfile or its context is not there.
+    fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
+        anyhow::bail!("there is no {}", spec.dockerfile)
+    }
+
+    /// Debian packages that come along; `None`: hosts ask their mirrors.
+    fn packages(&mut self) -> Option<Shipped> {
+        None
+    }
 }
 
 /// Makes the program for one host out of `stages`, in dependency order.
@@ -327,5 +340,13 @@ impl Resolve for Resolver<'_> {
 
     fn image_artifact(&mut self, name: &str) -> Result<ImageSource> {
         self.supplier.image_artifact(name)
+    }
+
+    fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
+        self.supplier.docker_build(spec)
+    }
+
+    fn packages(&mut self) -> Option<Shipped> {
+        self.supplier.packages()
     }
 }

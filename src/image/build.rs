@@ -80,8 +80,25 @@ fn pin(built: Built) -> Option<BuiltImage> {
     })
 }
 
+/// Key of what the image is made from in the project: the same on every machine that has the project.
+///
+/// # Errors
+/// When the recipe is wrong, or an input cannot be read.
+pub fn project_key(recipe_path: &Path, project_root: &Path) -> Result<String> {
+    let root = std::fs::canonicalize(project_root)?;
+    Ok(project_inputs(&recipe::load(recipe_path)?, &root)?.key())
+}
+
 /// Key of everything that the image is made from.
 fn key(loaded: &Loaded, root: &Path) -> Result<String> {
+    let mut inputs = project_inputs(loaded, root)?;
+    if loaded.recipe.ca_bundle {
+        inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
+    }
+    Ok(inputs.key())
+}
+
+fn project_inputs(loaded: &Loaded, root: &Path) -> Result<Inputs> {
     let mut inputs = Inputs::new(BUILDER);
     inputs.add("arch", std::env::consts::ARCH);
     inputs.add("recipe", &loaded.text);
@@ -96,10 +113,7 @@ fn key(loaded: &Loaded, root: &Path) -> Result<String> {
     if let Some(lock) = &loaded.lock {
         inputs.add_tree("requirements", lock)?;
     }
-    if loaded.recipe.ca_bundle {
-        inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
-    }
-    Ok(inputs.key())
+    Ok(inputs)
 }
 
 const NO_CA: &str = "`ca_bundle: true` needs the package ca-certificates on this machine";

@@ -90,7 +90,7 @@ pub fn write(recipe: &Recipe, layers: &[(PathBuf, Written)], to: &Path) -> Resul
     Ok(Image { reference, digest })
 }
 
-fn append(tar: &mut tar::Builder<impl Write>, name: &str, size: u64, content: impl Read) -> Result<()> {
+pub(super) fn append(tar: &mut tar::Builder<impl Write>, name: &str, size: u64, content: impl Read) -> Result<()> {
     let mut header = Header::new_gnu();
     header.set_mtime(0);
     header.set_mode(0o644);

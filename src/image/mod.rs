@@ -3,13 +3,18 @@
 //! Same input, same digest: entries are sorted, times are fixed, owners and modes come from the recipe. The tag of an image is
 //! the start of the digest of its manifest, so what has the same content has the same name. Unchanged input is not built again.
 
+pub mod archive;
 mod build;
 mod cargo;
 mod debian;
+pub mod discover;
+pub mod dockerfile;
 mod layer;
 mod layout;
 mod pip;
+pub mod pull;
 mod recipe;
+pub mod reference;
 mod script;
 pub mod sources;
 

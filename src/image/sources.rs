@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::dockerfile::{self, DockerBuild, DockerSpec};
 use super::{BuiltImage, build};
 use crate::artifacts::{Artifact, Lock, Progress, Source, Store, download, script};
 use crate::host::ArtifactPin;
@@ -21,7 +22,12 @@ pub enum ImageSource {
         reference: String,
         /// `sha256:…`.
         digest: String,
+        /// The image as an archive, where the host is not to ask the registry.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        archive: Option<ArtifactPin>,
     },
+    /// Built by BuildKit on the host.
+    Dockerfile(DockerBuild),
 }
 
 impl ImageSource {
@@ -29,7 +35,8 @@ impl ImageSource {
     pub fn reference(&self) -> String {
         match self {
             Self::Built(image) => image.reference.clone(),
-            Self::Registry { reference, digest } => format!("{reference}@{digest}"),
+            Self::Dockerfile(build) => build.reference.clone(),
+            Self::Registry { reference, digest, .. } => format!("{reference}@{digest}"),
         }
     }
 
@@ -37,18 +44,20 @@ impl ImageSource {
     pub fn stored_name(&self) -> String {
         match self {
             Self::Built(image) => image.reference.clone(),
-            Self::Registry { reference, digest } => {
+            Self::Dockerfile(build) => build.reference.clone(),
+            Self::Registry { reference, digest, .. } => {
                 let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
                 format!("{name}@{digest}")
             }
         }
     }
 
-    /// Digest of its manifest or index.
-    pub fn digest(&self) -> &str {
+    /// Digest of its manifest or index; `None` where only building tells it.
+    pub fn digest(&self) -> Option<&str> {
         match self {
-            Self::Built(image) => &image.digest,
-            Self::Registry { digest, .. } => digest,
+            Self::Built(image) => Some(&image.digest),
+            Self::Registry { digest, .. } => Some(digest),
+            Self::Dockerfile(_) => None,
         }
     }
 }
@@ -131,7 +140,7 @@ impl Sources {
         let artifact = self.lock.get(name)?;
         match &artifact.source {
             Source::Registry { reference, digest } => {
-                Ok(ImageSource::Registry { reference: reference.clone(), digest: digest.clone() })
+                Ok(ImageSource::Registry { reference: reference.clone(), digest: digest.clone(), archive: None })
             }
             Source::Image(recipe) => Ok(ImageSource::Built(self.artifact_image_recipe(artifact, recipe, progress)?)),
             Source::Url { .. } | Source::Script(_) => {
@@ -142,6 +151,34 @@ impl Sources {
 
     fn artifact_image_recipe(&self, artifact: &Artifact, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
         self.image(recipe, progress).with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
+    }
+
+    /// Key of what a recipe makes the artifact from; `None` for what is fixed by its own hash.
+    ///
+    /// # Errors
+    /// When an input cannot be read.
+    pub fn inputs(&self, artifact: &Artifact) -> Result<Option<String>> {
+        match &artifact.source {
+            Source::Url { .. } | Source::Registry { .. } => Ok(None),
+            Source::Script(recipe) => script::key(artifact, recipe, &self.root).map(Some),
+            Source::Image(recipe) => self.recipe_inputs(recipe).map(Some),
+        }
+    }
+
+    /// Key of what in the project the image of a recipe is made from.
+    ///
+    /// # Errors
+    /// When the recipe is wrong, or an input cannot be read.
+    pub fn recipe_inputs(&self, recipe: &str) -> Result<String> {
+        super::build::project_key(&self.root.join(recipe), &self.root)
+    }
+
+    /// What a host needs to build the image of a Dockerfile.
+    ///
+    /// # Errors
+    /// As [`dockerfile::prepare`].
+    pub fn docker_build(&self, spec: &DockerSpec, progress: Progress<'_>) -> Result<DockerBuild> {
+        dockerfile::prepare(spec, &self.root, &self.store, progress)
     }
 
     /// All artifacts, and what of them the cache has. Brings and builds nothing.
@@ -276,7 +313,7 @@ mod tests {
         assert!(image.reference().starts_with("provision.local/app:"));
         assert_eq!(sources.image("image.yml", &|_| {}).map(ImageSource::Built).unwrap(), image);
         let pulled = sources.image_artifact("pulled", &|_| {}).unwrap();
-        assert_eq!(pulled.stored_name(), format!("example.org/pulled@{}", pulled.digest()));
+        assert_eq!(pulled.stored_name(), format!("example.org/pulled@{}", pulled.digest().unwrap()));
         assert_eq!(sources.artifact("file", &|_| {}).unwrap().url.as_deref(), Some("https://example.org/file"));
         let error = sources.image_artifact("made", &|_| {}).unwrap_err().to_string();
         assert_eq!(error, "artifacts.yml:12:3: artifact made is a file, not an image");

@@ -1,6 +1,7 @@
 //! Debian packages.
 
 mod locks;
+mod shipped;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::short_form::{ShortForm, or_text_or_list, short_form};
-use super::{Observed, Resolve, Resource};
+use super::{Observed, Resolve, Resource, Shipped};
 use crate::diagnostic::Diagnostic;
 use crate::diff::{Action, Diff};
 use crate::host::{Cmd, CommandFailed, Facts, Output, Query, ReadHost, WriteHost};
@@ -50,6 +51,10 @@ pub struct Apt {
     /// How long to wait for another user of APT, in seconds. Default: 600.
     #[serde(default = "ten_minutes")]
     lock_timeout: u64,
+    /// Filled on the controller, where packages come along: then no mirror is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    shipped: Option<Shipped>,
 }
 
 const fn a_day() -> u64 {
@@ -74,7 +79,13 @@ impl ShortForm for Apt {
     }
 
     fn from_list(packages: Vec<String>) -> Result<Self, String> {
-        Ok(Self { packages, absent: Vec::new(), update_cache_older_than: a_day(), lock_timeout: ten_minutes() })
+        Ok(Self {
+            packages,
+            absent: Vec::new(),
+            update_cache_older_than: a_day(),
+            lock_timeout: ten_minutes(),
+            shipped: None,
+        })
     }
 }
 
@@ -107,7 +118,7 @@ impl Resource for Apt {
         all.join(", ")
     }
 
-    fn resolve(&mut self, _project: &mut dyn Resolve) -> Result<()> {
+    fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
         if self.packages.is_empty() && self.absent.is_empty() {
             bail!("no package is named");
         }
@@ -125,10 +136,17 @@ impl Resource for Apt {
                 bail!("{name} is in `packages` and in `absent`: keep one");
             }
         }
-        Ok(())
+        self.shipped = project.packages();
+        match &self.shipped {
+            Some(shipped) => shipped::has_all(shipped, self.packages.iter().map(|spec| split(spec).0)),
+            None => Ok(()),
+        }
     }
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<State>> {
+        if let Some(shipped) = &self.shipped {
+            shipped::fits(shipped, host.facts())?;
+        }
         let names = self.packages.iter().chain(&self.absent);
         let names: Vec<_> = names.map(|spec| split(spec).0.to_owned()).collect();
         let answer = host.query(&Query::dpkg_status(&names)).await?;
@@ -202,7 +220,10 @@ impl Resource for Apt {
         if wanted.is_empty() {
             return Ok(());
         }
-        self.install(host, &wanted).await.map_err(|error| explain(error, host.facts()))?;
+        match &self.shipped {
+            Some(shipped) => self.install_shipped(host, &wanted, shipped).await?,
+            None => self.install(host, &wanted).await.map_err(|error| explain(error, host.facts()))?,
+        }
         self.check_real(host, &wanted).await
     }
 }

@@ -1,5 +1,8 @@
 //! A container image in k3s's containerd, under its name, with its content, kept from image garbage collection.
 
+mod build;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -10,10 +13,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{Observed, Resolve, Resource};
+use super::{DockerSpec, Observed, Resolve, Resource};
 use crate::diff::{Action, Diff};
 use crate::host::{Cmd, Output, Query, ReadHost, WriteHost};
-use crate::image::ImageSource;
+use crate::image::{BuiltImage, ImageSource};
 
 /// The label that keeps an image from the kubelet's garbage collection, and its value.
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
@@ -30,9 +33,13 @@ const OLD: &str = "old image ";
 /// It is pinned against image garbage collection. When a new build of a recipe comes, older ones that no container uses are
 /// removed.
 ///
+/// Who brings a Dockerfile gets it built by BuildKit on the host (the optional stage `buildkit`). It is built again when a file
+/// of its context or an argument changes; version control and folders called `target` do not count.
+///
 /// ```yaml
 /// - image: workloads/rul/image.yml
 /// - image: { artifact: postgres }
+/// - image: { dockerfile: apps/web/Dockerfile, build_args: { VERSION: "3" } }
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 #[schemars(with = "Shape")]
@@ -41,9 +48,26 @@ pub struct Image {
     recipe: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     artifact: Option<String>,
+    #[serde(flatten)]
+    docker: Docker,
     /// Known after `resolve`.
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved: Option<ImageSource>,
+}
+
+/// The keys of an image that a Dockerfile describes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+struct Docker {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dockerfile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    build_args: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
 }
 
 /// What a stage file may say.
@@ -56,7 +80,7 @@ enum Shape {
     Full(ShapeFields),
 }
 
-/// An image of a recipe or an artifact.
+/// An image of a recipe, an artifact or a Dockerfile.
 #[derive(schemars::JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
@@ -65,6 +89,16 @@ struct ShapeFields {
     recipe: Option<String>,
     /// Name of an artifact of kind `image` in `artifacts.yml`: `postgres`.
     artifact: Option<String>,
+    /// Path of a Dockerfile, relative to the project.
+    dockerfile: Option<String>,
+    /// The folder that it is built from, relative to the project. Default: the folder of the Dockerfile.
+    context: Option<String>,
+    /// Name of the image. Default: the name of the context's folder.
+    name: Option<String>,
+    /// Values for `ARG`. They are in the image's history: no place for secrets.
+    build_args: Option<BTreeMap<String, String>>,
+    /// The stage of the Dockerfile to build. Default: the last.
+    target: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +106,12 @@ struct ShapeFields {
 struct Fields {
     recipe: Option<String>,
     artifact: Option<String>,
+    dockerfile: Option<String>,
+    context: Option<String>,
+    name: Option<String>,
+    #[serde(default)]
+    build_args: BTreeMap<String, String>,
+    target: Option<String>,
     resolved: Option<ImageSource>,
 }
 
@@ -83,19 +123,31 @@ impl<'de> Deserialize<'de> for Image {
             type Value = Image;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the path of a recipe, { recipe: PATH } or { artifact: NAME }")
+                f.write_str("the path of a recipe, { recipe: PATH }, { artifact: NAME } or { dockerfile: PATH }")
             }
 
             fn visit_str<E: de::Error>(self, recipe: &str) -> Result<Image, E> {
-                Ok(Image { recipe: Some(recipe.to_owned()), artifact: None, resolved: None })
+                Ok(Image { recipe: Some(recipe.to_owned()), artifact: None, docker: Docker::default(), resolved: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Image, A::Error> {
                 let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
-                if fields.recipe.is_some() == fields.artifact.is_some() {
-                    return Err(de::Error::custom("an image has either `recipe` or `artifact`"));
+                let sources = [&fields.recipe, &fields.artifact, &fields.dockerfile];
+                if sources.into_iter().filter(|source| source.is_some()).count() != 1 {
+                    return Err(de::Error::custom("an image has one of `recipe`, `artifact` and `dockerfile`"));
                 }
-                Ok(Image { recipe: fields.recipe, artifact: fields.artifact, resolved: fields.resolved })
+                let docker = Docker {
+                    dockerfile: fields.dockerfile,
+                    context: fields.context,
+                    name: fields.name,
+                    build_args: fields.build_args,
+                    target: fields.target,
+                };
+                if docker.dockerfile.is_none() && docker != Docker::default() {
+                    let keys = "`context`, `name`, `build_args` and `target` belong to a `dockerfile`";
+                    return Err(de::Error::custom(keys));
+                }
+                Ok(Image { recipe: fields.recipe, artifact: fields.artifact, docker, resolved: fields.resolved })
             }
         }
 
@@ -133,14 +185,28 @@ impl Resource for Image {
     type State = State;
 
     fn name(&self) -> String {
-        self.artifact.clone().or_else(|| self.recipe.clone()).unwrap_or_default()
+        let docker = self.docker.dockerfile.as_ref();
+        self.artifact.as_ref().or(self.recipe.as_ref()).or(docker).cloned().unwrap_or_default()
     }
 
     fn resolve(&mut self, project: &mut dyn Resolve) -> Result<()> {
         self.resolved = match (&self.recipe, &self.artifact) {
             (Some(recipe), _) => Some(ImageSource::Built(project.image(recipe)?)),
             (None, Some(artifact)) => Some(project.image_artifact(artifact)?),
-            (None, None) => None,
+            (None, None) => match &self.docker.dockerfile {
+                Some(dockerfile) => {
+                    let docker = self.docker.clone();
+                    let spec = DockerSpec {
+                        dockerfile: dockerfile.clone(),
+                        context: docker.context,
+                        name: docker.name,
+                        build_args: docker.build_args,
+                        target: docker.target,
+                    };
+                    Some(ImageSource::Dockerfile(project.docker_build(&spec)?))
+                }
+                None => None,
+            },
         };
         Ok(())
     }
@@ -153,8 +219,15 @@ impl Resource for Image {
         };
         let name = source.stored_name();
         let present = images.iter().find(|image| image.name == name).cloned();
+        let ours = matches!(source, ImageSource::Built(_) | ImageSource::Dockerfile(_));
+        if present.is_none()
+            && matches!(source, ImageSource::Dockerfile(_))
+            && let Some(reason) = build::lacks_buildkit(host)?
+        {
+            return Ok(Observed::Pending(reason));
+        }
         let mut unused = Vec::new();
-        if let (None, ImageSource::Built(_), Some((repository, _))) = (&present, source, name.rsplit_once(':')) {
+        if let (None, true, Some((repository, _))) = (&present, ours, name.rsplit_once(':')) {
             let old = |image: &&Stored| image.name.rsplit_once(':').is_some_and(|(other, _)| other == repository);
             if images.iter().any(|image| old(&image)) {
                 let containers = match answer(host.query(&Query::k3s_containers()).await?)? {
@@ -187,8 +260,9 @@ impl Resource for Image {
             None => {
                 diff = Diff::new(Action::Create);
                 let how = match source {
-                    ImageSource::Built(_) => "imported",
-                    ImageSource::Registry { .. } => "pulled",
+                    ImageSource::Built(_) | ImageSource::Registry { archive: Some(_), .. } => "imported",
+                    ImageSource::Registry { archive: None, .. } => "pulled",
+                    ImageSource::Dockerfile(_) => "built",
                 };
                 diff.push("image", format!("{} {how}", source.stored_name()));
                 for name in &state.unused {
@@ -196,7 +270,9 @@ impl Resource for Image {
                 }
             }
             Some(stored) => {
-                diff.compare("digest", &stored.digest, source.digest());
+                if let Some(digest) = source.digest() {
+                    diff.compare("digest", &stored.digest, digest);
+                }
                 if !stored.pinned {
                     diff.push("pinned", "not pinned -> pinned against image garbage collection");
                 }
@@ -210,13 +286,18 @@ impl Resource for Image {
         let name = source.stored_name();
         if diff.has("image") || diff.has("digest") {
             match source {
-                ImageSource::Built(image) => {
-                    let archive = host.fetch(&image.archive).await?;
+                ImageSource::Built(BuiltImage { archive, .. })
+                | ImageSource::Registry { archive: Some(archive), .. } => {
+                    let archive = host.fetch(archive).await?;
                     host.progress(&format!("importing {name}"));
                     let archive = archive.display().to_string();
                     host.run(&ctr(["import", "--label", PINNED, &archive])).await?;
                 }
-                ImageSource::Registry { .. } => {
+                ImageSource::Dockerfile(docker) => {
+                    build::build(host, docker).await?;
+                    host.run(&ctr(["label", &name, PINNED])).await?;
+                }
+                ImageSource::Registry { archive: None, .. } => {
                     host.progress(&format!("pulling {name}"));
                     let mut argv = vec!["pull", "--label", PINNED];
                     if host.stat(Path::new(HOSTS_DIR))?.is_some() {

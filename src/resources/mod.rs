@@ -49,6 +49,8 @@ use serde::de::DeserializeOwned;
 use crate::diff::Diff;
 use crate::host::{ArtifactPin, ReadHost, WriteHost};
 
+pub use crate::artifacts::debian::Shipped;
+pub use crate::image::dockerfile::{DockerBuild, DockerSpec};
 pub use crate::image::{BuiltImage, ImageSource};
 
 /// What observing found.
@@ -97,6 +99,19 @@ pub trait Resolve {
     /// # Errors
     /// When there is none of this name (with a suggestion), it is not an image, or the build fails.
     fn image_artifact(&mut self, name: &str) -> Result<ImageSource>;
+
+    /// What a host needs to build the image of a Dockerfile.
+    ///
+    /// # Errors
+    /// When the Dockerfile or its context is not there.
+    fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
+        anyhow::bail!("there is no {}", spec.dockerfile)
+    }
+
+    /// Debian packages that the controller brings along; `None`: hosts ask their mirrors.
+    fn packages(&mut self) -> Option<Shipped> {
+        None
+    }
 }
 
 /// One thing in a desired state.

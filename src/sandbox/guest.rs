@@ -27,7 +27,7 @@ pub(super) fn known_hosts(host_dir: &Path) -> PathBuf {
 }
 
 /// Makes the copied root at `host_dir/rootfs` the host `name`. Returns its public host key.
-pub(super) fn personalise(host_dir: &Path, name: &str, address: Ipv4Addr) -> Result<String> {
+pub(super) fn personalise(host_dir: &Path, name: &str, address: Ipv4Addr, offline: bool) -> Result<String> {
     let root = host_dir.join("rootfs");
     let host_key = key_pair(&root.join("etc/ssh/ssh_host_ed25519_key"), name)?;
     let user_key = key_pair(&identity_file(host_dir), "provision sandbox")?;
@@ -46,7 +46,8 @@ pub(super) fn personalise(host_dir: &Path, name: &str, address: Ipv4Addr) -> Res
     }
     let machine_id =
         fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot read a random machine id")?.replace('-', "");
-    let network = format!("ADDRESS={address}\nPREFIX={PREFIX}\nGATEWAY={}\n", gateway(address));
+    let gateway = if offline { String::new() } else { gateway(address).to_string() };
+    let network = format!("ADDRESS={address}\nPREFIX={PREFIX}\nGATEWAY={gateway}\n");
     for (path, content) in [
         ("etc/hostname", format!("{name}\n")),
         // Not the "uninitialized" that would make this a first boot, with all its waiting.

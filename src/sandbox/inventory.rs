@@ -12,6 +12,9 @@ const FIRST_LINE: &str = "# written by `provision sandbox up`; `provision sandbo
 /// What differs from a real VM: only this machine reaches the host, so its service may be reached on a port of the host.
 const VALUES: &str = "values:\n  inference:\n    expose: true\n";
 
+/// A host without a way out has no default route, and Kubernetes needs one.
+const OFFLINE_VALUES: &str = "  network:\n    dummy_default_route: true\n";
+
 /// Checks that `path` may be written: its folder exists and a file there is one of ours.
 ///
 /// # Errors
@@ -53,7 +56,7 @@ fn text(hosts: &[(State, &Path)]) -> String {
     hosts.sort_by(|a, b| (a.0.created, &a.0.name).cmp(&(b.0.created, &b.0.name)));
     let mut text = format!("{FIRST_LINE}\nhosts:\n");
     let mut artifacts: Vec<&str> = Vec::new();
-    for (state, dir) in hosts {
+    for (state, dir) in &hosts {
         text.push_str(&format!(
             "  {}:\n    transport: ssh\n    address: {}\n    port: 22\n    user: root\n    identity_file: {}\n    host_key: {}\n",
             scalar(&state.name),
@@ -71,7 +74,11 @@ fn text(hosts: &[(State, &Path)]) -> String {
         let list: Vec<_> = artifacts.iter().map(|artifact| scalar(artifact)).collect();
         text.push_str(&format!("artifacts: [{}]\n", list.join(", ")));
     }
-    text + VALUES
+    text.push_str(VALUES);
+    if hosts.iter().any(|(state, _)| state.offline) {
+        text.push_str(OFFLINE_VALUES);
+    }
+    text
 }
 
 /// A YAML string: plain where it can only be a string, else quoted.

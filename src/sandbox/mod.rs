@@ -46,6 +46,8 @@ pub struct UpOptions {
     pub inventory: PathBuf,
     /// The inventory's `artifacts:`, relative to the inventory's folder.
     pub artifacts: Vec<String>,
+    /// No default route, and nothing lets it out or to this machine: it reaches its own network only.
+    pub offline: bool,
 }
 
 impl Default for UpOptions {
@@ -54,6 +56,7 @@ impl Default for UpOptions {
             name: DEFAULT_NAME.into(),
             inventory: DEFAULT_INVENTORY.into(),
             artifacts: vec!["../sandbox/artifacts.yml".into()],
+            offline: false,
         }
     }
 }
@@ -138,6 +141,12 @@ impl Sandbox {
         let lock = Lock::acquire()?;
         self.sweep_locked(&lock, progress)?;
         match State::read(&dir)? {
+            Some(state) if state.status() == Status::Running && state.offline != options.offline => bail!(
+                "{} is running {} a network: remove it first (`provision sandbox down {}`)",
+                state.name,
+                if state.offline { "without" } else { "with" },
+                state.name
+            ),
             Some(state) if state.status() == Status::Running => {
                 progress(&format!("{} is already running", state.name));
                 return self.adopt(state, options, inventory);
@@ -150,7 +159,10 @@ impl Sandbox {
             None => {}
         }
         let mut state = self.claim(&lock, options, inventory)?;
-        let connected = lock.connect(network::gateway(state.address));
+        let mut connected = lock.connect(network::gateway(state.address));
+        if options.offline {
+            connected = connected.and_then(|()| lock.isolate(state.address));
+        }
         drop(lock);
 
         let made = connected.and_then(|()| self.make(&mut state, &dir, progress));
@@ -195,6 +207,7 @@ impl Sandbox {
             host_key: String::new(),
             inventory,
             artifacts: options.artifacts.clone(),
+            offline: options.offline,
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         };
         let dir = self.host_dir(&options.name);
@@ -212,7 +225,7 @@ impl Sandbox {
         let cached = rootfs::cached(&self.cache_dir, progress)?;
         progress("laying out a blank root filesystem");
         rootfs::lay_out(&cached, dir, progress)?;
-        state.host_key = guest::personalise(dir, &state.name, state.address)?;
+        state.host_key = guest::personalise(dir, &state.name, state.address, state.offline)?;
         progress("booting");
         let leader = machine::start(state, dir)?;
         state.leader = Some(leader);

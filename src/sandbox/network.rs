@@ -111,7 +111,29 @@ impl Lock {
         symlink(host_dir, &entry).with_context(|| format!("cannot record {}", entry.display()))
     }
 
+    /// Lets `address` neither out nor to this machine, except for answers.
+    pub fn isolate(&self, address: Ipv4Addr) -> Result<()> {
+        for rule in isolation(address) {
+            let mut argv = vec!["iptables", "-w", "10", "-t", rule.table, rule.verb, rule.chain];
+            argv.extend(rule.spec.iter().map(String::as_str));
+            run(&argv)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the address back, with what kept it isolated.
     pub fn release(&self, address: Ipv4Addr) -> Result<()> {
+        let source = format!("{address}/32");
+        for chain in ["FORWARD", "INPUT"] {
+            let listed = run(&["iptables", "-w", "10", "-t", "filter", "-S", chain])?;
+            for rule in
+                listed.lines().filter(|line| is_ours(line) && line.split_whitespace().any(|word| word == source))
+            {
+                let mut argv = vec!["iptables", "-w", "10", "-t", "filter", "-D"];
+                argv.extend(rule.split_whitespace().skip(1));
+                run(&argv)?;
+            }
+        }
         let entry = self.dir.join("addresses").join(address.to_string());
         match fs::remove_file(&entry) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -153,7 +175,7 @@ impl Lock {
         if !self.claims().is_empty() {
             return Ok(());
         }
-        for (table, chain) in [("nat", "POSTROUTING"), ("filter", "FORWARD")] {
+        for (table, chain) in [("nat", "POSTROUTING"), ("filter", "FORWARD"), ("filter", "INPUT")] {
             let listed = run(&["iptables", "-w", "10", "-t", table, "-S", chain])?;
             for rule in listed.lines().filter(|line| is_ours(line)) {
                 let mut argv = vec!["iptables", "-w", "10", "-t", table, "-D"];
@@ -203,16 +225,27 @@ struct Rule {
 fn rules(gateway: Ipv4Addr) -> Vec<Rule> {
     let [a, b, c, _] = gateway.octets();
     let network = format!("{a}.{b}.{c}.0/{PREFIX}");
-    let spec = |matches: &[&str], target: &str| -> Vec<String> {
-        let comment = ["-m", "comment", "--comment", COMMENT, "-j", target];
-        matches.iter().chain(&comment).map(|s| (*s).to_owned()).collect()
-    };
     let rule = |table, verb, chain, spec| Rule { table, verb, chain, spec };
     vec![
         rule("nat", "-A", "POSTROUTING", spec(&["-s", &network, "!", "-d", &network], "MASQUERADE")),
         rule("filter", "-I", "FORWARD", spec(&["-i", BRIDGE], "ACCEPT")),
         rule("filter", "-I", "FORWARD", spec(&["-o", BRIDGE], "ACCEPT")),
     ]
+}
+
+/// Before the rules that let everybody through. This machine still reaches the host: answers are no new connections.
+fn isolation(address: Ipv4Addr) -> Vec<Rule> {
+    let source = format!("{address}/32");
+    let rule = |chain, spec| Rule { table: "filter", verb: "-I", chain, spec };
+    vec![
+        rule("FORWARD", spec(&["-s", &source], "DROP")),
+        rule("INPUT", spec(&["-s", &source, "-i", BRIDGE, "-m", "conntrack", "--ctstate", "NEW"], "DROP")),
+    ]
+}
+
+fn spec(matches: &[&str], target: &str) -> Vec<String> {
+    let comment = ["-m", "comment", "--comment", COMMENT, "-j", target];
+    matches.iter().chain(&comment).map(|s| (*s).to_owned()).collect()
 }
 
 /// Whether a line of `iptables -S` is a rule of ours.

@@ -72,6 +72,9 @@ pub(super) struct State {
     /// The inventory file that names this host, and the artifact overlays that file asks for.
     pub inventory: PathBuf,
     pub artifacts: Vec<String>,
+    /// Has no way out of its own network.
+    #[serde(default)]
+    pub offline: bool,
     /// Seconds since 1970.
     pub created: u64,
 }
@@ -152,6 +155,7 @@ pub(super) mod tests {
             host_key: "ssh-ed25519 AAAA".into(),
             inventory: "/project/inventory/sandbox.yml".into(),
             artifacts: vec!["../sandbox/artifacts.yml".into()],
+            offline: false,
             created: u64::from(last),
         }
     }

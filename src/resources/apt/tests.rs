@@ -179,3 +179,122 @@ fn names_are_checked() {
         resolve(bad.clone()).expect_err(&bad.to_string());
     }
 }
+
+mod from_a_bundle {
+    use super::*;
+    use crate::artifacts::bundle::System;
+    use crate::artifacts::debian::Shipped;
+    use crate::hash;
+    use crate::host::ArtifactPin;
+
+    const INDEX: &str = "Package: curl\nFilename: ./curl.deb\n";
+
+    fn shipped(os: &str) -> Shipped {
+        let pin = |name: &str, content: &str| ArtifactPin {
+            name: name.into(),
+            version: "v1".into(),
+            sha256: hash::sha256(content),
+            url: None,
+        };
+        Shipped {
+            system: System { os: os.into(), version: "12".into() },
+            index: pin("Packages", INDEX),
+            files: [("curl.deb", "deb"), ("other.deb", "other")]
+                .map(|(file, content)| (file.to_owned(), hash::sha256(content)))
+                .into(),
+        }
+    }
+
+    fn on_debian(installed: &str) -> FakeHost {
+        // Recorded from apt 2.6.1.
+        let answer =
+            "Reading package lists...\n'file:/var/lib/provision/packages/./curl.deb' curl_1%3a1_amd64.deb 3 \n";
+        host(installed)
+            .with_facts(|facts| {
+                facts.os = "debian".into();
+                facts.os_version = "12".into();
+            })
+            .artifact(INDEX)
+            .artifact("deb")
+            .on_run(&["apt-get"], move |files, cmd| {
+                let has = |word: &str| cmd.argv.iter().any(|argument| argument == word);
+                if has("--print-uris") {
+                    return ok(answer);
+                }
+                if has("install") {
+                    assert!(
+                        files.node("/var/lib/provision/packages/curl.deb").is_some(),
+                        "it is there before APT asks"
+                    );
+                    assert!(files.node("/var/lib/provision/packages/other.deb").is_none(), "and nothing else");
+                    files.put_file("/fake/dpkg", "curl\tii \t1.0\n", 0o644);
+                }
+                ok("")
+            })
+    }
+
+    #[tokio::test]
+    async fn no_mirror_is_asked_and_nothing_stays() {
+        let mut apt = spec(json!(["curl"]));
+        apt.shipped = Some(shipped("debian"));
+        let host = on_debian("");
+        let Planned::Change(diff) = apt.plan(&host).await.unwrap() else { panic!("nothing to do") };
+        Resource::apply(&apt, &host, &diff).await.unwrap();
+        assert_eq!(apt.plan(&host).await.unwrap(), Planned::InSync);
+        let runs = host.runs();
+        assert_eq!(runs.len(), 3, "{runs:?}");
+        for run in &runs {
+            for option in
+                ["Dir::Etc::SourceParts=/dev/null", "Dir::Etc::SourceList=/var/lib/provision/packages/sources.list"]
+            {
+                assert!(run.argv.iter().any(|argument| argument == option), "{:?}", run.argv);
+            }
+        }
+        assert!(host.files().node("/var/lib/provision/packages").is_none());
+    }
+
+    #[test]
+    fn a_package_that_the_bundle_lacks_is_an_error_of_the_project() {
+        struct Bundled(Project);
+        impl crate::resources::Resolve for Bundled {
+            fn folder(&mut self, _: &str) -> Result<Vec<(String, Vec<u8>)>> {
+                unreachable!("packages are no folder")
+            }
+            fn template(&mut self, path: &str) -> Result<String> {
+                self.0.template(path)
+            }
+            fn source(&mut self, path: &str) -> Result<Vec<u8>> {
+                self.0.source(path)
+            }
+            fn artifact(&mut self, name: &str) -> Result<ArtifactPin> {
+                self.0.artifact(name)
+            }
+            fn image(&mut self, recipe: &str) -> Result<crate::resources::BuiltImage> {
+                self.0.image(recipe)
+            }
+            fn image_artifact(&mut self, name: &str) -> Result<crate::resources::ImageSource> {
+                self.0.image_artifact(name)
+            }
+            fn packages(&mut self) -> Option<Shipped> {
+                Some(shipped("debian"))
+            }
+        }
+        let mut project = Bundled(Project::default());
+        let mut apt = spec(json!(["curl=7.88", "jq", "nano"]));
+        let error = Resource::resolve(&mut apt, &mut project).unwrap_err().to_string();
+        assert!(error.starts_with("the bundle does not have the packages jq, nano"), "{error}");
+        let mut apt = spec(json!({"packages": ["curl"], "absent": ["snapd"]}));
+        Resource::resolve(&mut apt, &mut project).unwrap();
+        assert_eq!(apt.shipped, Some(shipped("debian")));
+    }
+
+    #[tokio::test]
+    async fn packages_for_another_system_are_refused_before_anything_is_done() {
+        let mut apt = spec(json!(["curl"]));
+        apt.shipped = Some(shipped("ubuntu"));
+        let host = on_debian("");
+        let error = format!("{:#}", apt.plan(&host).await.unwrap_err());
+        assert!(error.starts_with("the bundle has packages for ubuntu 12, but this host runs debian 12"), "{error}");
+        assert!(host.runs().is_empty());
+    }
+}

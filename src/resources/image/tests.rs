@@ -40,15 +40,21 @@ fn built(content: &str) -> Image {
         url: None,
     };
     let image = BuiltImage { reference: reference(content), digest: digest(content), archive };
-    Image { recipe: Some("rul/image.yml".into()), artifact: None, resolved: Some(ImageSource::Built(image)) }
+    Image {
+        recipe: Some("rul/image.yml".into()),
+        artifact: None,
+        docker: Docker::default(),
+        resolved: Some(ImageSource::Built(image)),
+    }
 }
 
 fn pulled() -> Image {
     let source = ImageSource::Registry {
         reference: "docker.io/library/postgres:17.11-bookworm".into(),
         digest: digest("postgres"),
+        archive: None,
     };
-    Image { recipe: None, artifact: Some("postgres".into()), resolved: Some(source) }
+    Image { recipe: None, artifact: Some("postgres".into()), docker: Docker::default(), resolved: Some(source) }
 }
 
 fn row(name: &str, digest: &str, labels: &str) -> String {
@@ -198,14 +204,106 @@ fn the_forms_in_stage_files_and_what_travels_to_the_agent() {
     assert_eq!(short, parse(serde_json::json!({ "recipe": "rul/image.yml" })).unwrap());
     assert_eq!(Resource::name(&parse(serde_json::json!({ "artifact": "postgres" })).unwrap()), "postgres");
     for (wrong, reason) in [
-        (serde_json::json!({}), "an image has either `recipe` or `artifact`"),
-        (serde_json::json!({ "recipe": "a", "artifact": "b" }), "an image has either `recipe` or `artifact`"),
+        (serde_json::json!({}), "an image has one of `recipe`, `artifact` and `dockerfile`"),
+        (
+            serde_json::json!({ "recipe": "a", "artifact": "b" }),
+            "an image has one of `recipe`, `artifact` and `dockerfile`",
+        ),
+        (serde_json::json!({ "recipe": "a", "target": "b" }), "belong to a `dockerfile`"),
         (serde_json::json!({ "recipee": "a" }), "unknown field `recipee`"),
-        (serde_json::json!(3), "expected the path of a recipe, { recipe: PATH } or { artifact: NAME }"),
+        (
+            serde_json::json!(3),
+            "expected the path of a recipe, { recipe: PATH }, { artifact: NAME } or { dockerfile: PATH }",
+        ),
     ] {
         let error = parse(wrong).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
     let sent = serde_json::to_value(built("new")).unwrap();
     assert_eq!(serde_json::from_value::<Image>(sent).unwrap(), built("new"));
+}
+
+#[tokio::test]
+async fn an_image_of_a_registry_that_comes_with_a_bundle_is_imported() {
+    let mut image = pulled();
+    if let Some(ImageSource::Registry { archive, .. }) = &mut image.resolved {
+        let sha256 = hash::sha256("archive of new");
+        *archive = Some(ArtifactPin { name: "image".into(), version: "v".into(), sha256, url: None });
+    }
+    let host = host("", "").on_run(&[K3S, "ctr", "-n", "k8s.io", "images", "import"], |files, cmd| {
+        let name = format!("docker.io/library/postgres@{}", digest("postgres"));
+        assert!(cmd.argv.contains(&PINNED.to_owned()));
+        files.put_file(STATE, row(&name, &digest("postgres"), PINNED), 0o600);
+        ok("")
+    });
+    let name = format!("docker.io/library/postgres@{}", digest("postgres"));
+    assert_eq!(settle(&image, &host).await, [format!("image: {name} imported")]);
+    assert!(!host.runs().iter().any(|run| run.argv.contains(&"pull".to_owned())));
+}
+
+mod dockerfile {
+    use super::*;
+    use crate::image::dockerfile::DockerBuild;
+
+    const NAME: &str = "provision.local/web:0123456789abcdef";
+
+    fn image() -> Image {
+        let build = DockerBuild {
+            reference: NAME.into(),
+            context: ArtifactPin {
+                name: "context".into(),
+                version: "v".into(),
+                sha256: hash::sha256("archive of new"),
+                url: None,
+            },
+            dockerfile: "docker/Web.dockerfile".into(),
+            build_args: [("A".to_owned(), "1 2".to_owned())].into(),
+            target: Some("final".into()),
+        };
+        let docker = Docker { dockerfile: Some("web/docker/Web.dockerfile".into()), ..Docker::default() };
+        Image { recipe: None, artifact: None, docker, resolved: Some(ImageSource::Dockerfile(build)) }
+    }
+
+    #[tokio::test]
+    async fn without_buildkit_it_is_pending() {
+        let Observed::Pending(reason) = image().observe(&host("", "")).await.unwrap() else { panic!() };
+        assert!(reason.contains("buildkit.enabled"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn it_is_built_on_the_host_pinned_and_old_builds_go() {
+        let old = row("provision.local/web:old", &digest("old"), PINNED);
+        let host = host(&old, "CONTAINER IMAGE RUNTIME\n")
+            .file("/run/buildkit/buildkitd.sock", "", 0o600)
+            .on_run(&["tar"], |files, cmd| {
+                assert_eq!(cmd.argv.last().unwrap(), "/var/lib/provision/build");
+                files.put_file("/var/lib/provision/build/docker/Web.dockerfile", "FROM scratch\n", 0o644);
+                ok("")
+            })
+            .on_run(&["/usr/local/bin/buildctl"], |files, cmd| {
+                for argument in [
+                    "context=/var/lib/provision/build",
+                    "dockerfile=/var/lib/provision/build/docker",
+                    "filename=Web.dockerfile",
+                    "build-arg:A=1 2",
+                    "target=final",
+                ] {
+                    assert!(cmd.argv.iter().any(|it| it == argument), "{:?}", cmd.argv);
+                }
+                let rows = files.text(STATE) + &row(NAME, &digest("whatever comes out"), "-");
+                files.put_file(STATE, rows, 0o600);
+                ok("")
+            });
+        let planned = settle(&image(), &host).await;
+        assert_eq!(
+            planned,
+            [
+                format!("image: {NAME} built"),
+                "old image provision.local/web:old: removed, no container uses it".to_owned()
+            ]
+        );
+        assert!(host.files().node("/var/lib/provision/build").is_none());
+        let sent = serde_json::to_value(image()).unwrap();
+        assert_eq!(serde_json::from_value::<Image>(sent).unwrap(), image());
+    }
 }

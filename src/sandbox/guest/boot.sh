@@ -19,4 +19,5 @@ echo 0 > /proc/sys/net/ipv4/ip_forward
 ip link set lo up
 ip address replace "$ADDRESS/$PREFIX" dev host0
 ip link set host0 up
-ip route replace default via "$GATEWAY" dev host0
+# A host without a network has no way out.
+[ -z "${GATEWAY:-}" ] || ip route replace default via "$GATEWAY" dev host0

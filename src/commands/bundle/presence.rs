@@ -1,0 +1,139 @@
+//! Before anything is applied on a host without a registry: is every image there that the stages name?
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::cluster::parse_manifest;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::engine::{Program, Step};
+use crate::image::ImageSource;
+use crate::image::discover::{self, Known, Named};
+
+/// Kinds whose specs name files and secrets, not images that pods use.
+const OTHERS: [&str; 5] = ["apt", "archive", "download", "image", "secret"];
+
+/// Checks that every image that `programs` name is one of `names`.
+///
+/// # Errors
+/// All that are missing, and where each is named; and those that Kubernetes would ask a registry for although they are there.
+pub fn check<'a>(
+    programs: impl IntoIterator<Item = &'a Program>,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Diagnostics> {
+    let programs: Vec<_> = programs.into_iter().collect();
+    // What image resources bring themselves, those of Dockerfiles among it.
+    let own = programs.iter().flat_map(|program| steps(program)).filter(|step| step.kind == "image");
+    let own = own.filter_map(|step| serde_json::from_value::<ImageSource>(step.spec.get("resolved")?.clone()).ok());
+    let own = own.map(|source| source.stored_name());
+    let names: Vec<String> = names.into_iter().map(str::to_owned).chain(own).collect();
+    let known = Known::new(names.iter().map(String::as_str));
+    // Several hosts name the same things.
+    let mut faults = BTreeMap::new();
+    for program in programs {
+        for step in steps(program) {
+            for named in named(step, &known) {
+                let Some((message, hint)) = fault(step, &named, &known) else {
+                    continue;
+                };
+                faults.entry(message.clone()).or_insert_with(|| Diagnostic::at(step.place.clone(), message).hint(hint));
+            }
+        }
+    }
+    Diagnostics(faults.into_values().collect()).into_result(())
+}
+
+fn steps(program: &Program) -> impl Iterator<Item = &Step> {
+    program.stages.iter().flat_map(|stage| &stage.resources)
+}
+
+fn named(step: &Step, known: &Known) -> Vec<Named> {
+    if OTHERS.contains(&step.kind.as_str()) {
+        return Vec::new();
+    }
+    let objects = step.spec.get("content").and_then(Value::as_str).filter(|_| step.kind == "manifest");
+    match objects.map(parse_manifest) {
+        Some(Ok(objects)) => discover::in_objects(&objects, known),
+        // What does not parse is reported when it is applied; it may name images all the same.
+        Some(Err(_)) | None => discover::in_value(&step.spec, known),
+    }
+}
+
+fn fault(step: &Step, named: &Named, known: &Known) -> Option<(String, &'static str)> {
+    let name = named.reference.stored_name();
+    let place = format!("{} names it ({})", step.title(), named.at);
+    if !known.has(&named.reference) {
+        let hint = "add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again";
+        return Some((format!("no image of the bundle is {name}; {place}"), hint));
+    }
+    if named.always {
+        let hint = "write `imagePullPolicy: IfNotPresent` and a tag other than latest";
+        let message = format!("Kubernetes would ask a registry for {name} each time, and there is none; {place}");
+        return Some((message, hint));
+    }
+    None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::diagnostic::Place;
+    use crate::engine::Stage;
+
+    fn program(steps: &[(&str, Value)]) -> Program {
+        let step = |(index, (kind, spec)): (usize, &(&str, Value))| Step {
+            kind: (*kind).to_owned(),
+            name: format!("step-{index}"),
+            place: Place { file: "stages/web.yml".into(), line: index as u32 + 1, column: 5 },
+            spec: spec.clone(),
+        };
+        let resources = steps.iter().enumerate().map(step).collect();
+        let stage = Stage {
+            name: "web".into(),
+            layer: "web".into(),
+            needs: Vec::new(),
+            resources,
+            checks: Vec::new(),
+            endpoints: Vec::new(),
+        };
+        Program { stages: vec![stage] }
+    }
+
+    fn pod(image: &str, policy: &str) -> Value {
+        let content = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: a }}\nspec: {{ containers: [{{ name: c, image: '{image}'{policy} }}] }}\n"
+        );
+        json!({ "path": "web/web.yml", "content": content })
+    }
+
+    #[test]
+    fn all_that_is_missing_is_listed_with_where_it_is_named() {
+        let program = program(&[
+            ("manifest", pod("busybox:1", "")),
+            ("manifest", pod("ghcr.io/a/b:v1", "")),
+            ("file", json!({"path": "/etc/x", "content": "pause: registry.k8s.io/pause:3.10\n"})),
+            ("manifest", pod("busybox:1", ", imagePullPolicy: Always")),
+            ("secret", json!({"data": {"x": "quay.io/not/looked:at"}})),
+        ]);
+        // Two hosts with the same stages: everything is said once.
+        let faults = check([&program, &program], ["docker.io/library/busybox:1"]).unwrap_err();
+        insta::assert_snapshot!(faults.to_string(), @"
+        stages/web.yml:4:5: Kubernetes would ask a registry for docker.io/library/busybox:1 each time, and there is none; manifest step-3 names it (Pod a: spec.containers[0].image)
+          hint: write `imagePullPolicy: IfNotPresent` and a tag other than latest
+        stages/web.yml:2:5: no image of the bundle is ghcr.io/a/b:v1; manifest step-1 names it (Pod a: spec.containers[0].image)
+          hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again
+        stages/web.yml:3:5: no image of the bundle is registry.k8s.io/pause:3.10; file step-2 names it (content, line 1)
+          hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again
+        ");
+        check([&program], []).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_there_is_fine() {
+        let program = program(&[("manifest", pod("busybox:1", ""))]);
+        check([&program], ["busybox:1"]).unwrap();
+    }
+}

@@ -238,7 +238,9 @@ impl Recorder {
     /// Features whose value lies outside what training saw, by more than a tenth of the range.
     pub fn outside<'a>(&'a self, row: &'a [f64]) -> impl Iterator<Item = &'a str> {
         self.ranges.iter().zip(row).filter_map(|(range, &value)| {
-            let slack = 0.1 * (range.high - range.low);
+            // Some features never change, and the service takes numbers as single precision.
+            let rounding = f64::from(f32::EPSILON) * range.low.abs().max(range.high.abs());
+            let slack = 0.1 * (range.high - range.low) + rounding;
             let inside = value >= range.low - slack && value <= range.high + slack;
             (!inside).then_some(range.name.as_str())
         })

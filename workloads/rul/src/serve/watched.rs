@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use cmapss::FeatureSet;
+
 use super::metrics::Metrics;
 use crate::drift::record::{Inputs, Recorder};
 
@@ -32,7 +34,9 @@ impl Trained {
     pub fn new(inputs: &Inputs, features: &[String]) -> Result<Self, String> {
         let recorder = inputs.recorder().map_err(|e| e.to_string())?;
         let named: Vec<_> = inputs.features.iter().map(|f| f.name.clone()).collect();
-        if named != features {
+        // A column has several names.
+        let columns = |names: &[String]| FeatureSet::by_names(names.iter().map(String::as_str)).ok();
+        if columns(&named) != columns(features) {
             return Err(format!("inputs are of {named:?}, the model takes {features:?}"));
         }
         Ok(Self { recorder, features: named })

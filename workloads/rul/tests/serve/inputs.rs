@@ -117,7 +117,7 @@ fn regimes_and_ranges_of_what_comes_in_are_counted() {
     assert_eq!(regime("unknown"), 0.0, "all six are known places");
     let new = 200.0 - regime("0");
     assert!(new > 60.0, "{new} of 100 fly elsewhere");
-    assert_eq!(outside("s7"), new, "and a pressure there is far from what it was trained on");
+    assert_eq!(outside("sensor_07"), new, "and a pressure there is far from what it was trained on");
     let mut nowhere = familiar[0].clone();
     nowhere[WINDOW - 1][0] = 17.0;
     send(&[nowhere]);

@@ -5,12 +5,15 @@
 //! cycles are no independent news); every comparison is made against reference records of the *same age*; and the
 //! threshold is the 99 % quantile of the same statistic on drift-free traffic of the same shape, not a constant alone.
 //!
-//! [`Reference::fit`] makes the baseline, [`measure`] compares a window with it, [`decide`] adds memory. All pure.
+//! [`Reference::fit`] makes the baseline, [`measure`] (or [`look`], for a sliding window) compares a window with it, [`decide`]
+//! adds memory. All pure.
 
 mod measure;
 mod reference;
 
-pub use measure::{Compared, FeatureShift, Measurement, PredictionShift, RegimeShift, SensorShift, measure};
+pub use measure::{
+    Compared, FeatureShift, Measurement, PredictionShift, RegimeShift, SensorShift, Verdict, look, measure,
+};
 pub use reference::{Fit, Null, Reference, ShapeNull};
 
 /// One served prediction, as the service's ring of recent requests keeps it.
@@ -43,6 +46,8 @@ pub struct Window {
 pub struct Policy {
     /// Fewest records for the regime test.
     pub min_regime_records: usize,
+    /// Newest records that [`look`] tests for another regime by themselves.
+    pub newest_records: usize,
     /// Fewest records, before thinning, for sensors and predictions.
     pub min_records: usize,
     /// Fewest engines for sensors and predictions.
@@ -59,6 +64,9 @@ pub struct Policy {
     pub alpha: f64,
     /// Input distance above which one window is enough.
     pub strong_distance: f64,
+    /// Seconds between two looks that count as two windows. Looks in between overlap (a sliding window) and prove nothing
+    /// twice; but a clean one among them still ends a row of bad ones. 0: every look is a window of its own.
+    pub spacing_s: u64,
     /// Windows in a row that turn `suspect` into `drift`.
     pub windows_to_drift: u32,
     /// Clean windows in a row that end `drift`.
@@ -71,6 +79,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             min_regime_records: 30,
+            newest_records: 60,
             min_records: 300,
             min_engines: 20,
             min_expected: 10.0,
@@ -79,6 +88,7 @@ impl Default for Policy {
             sensor_distance: 0.2,
             alpha: 0.01,
             strong_distance: 0.5,
+            spacing_s: 0,
             windows_to_drift: 2,
             windows_to_clear: 2,
             cool_down_s: 3600,
@@ -146,10 +156,24 @@ pub struct CauseMemory {
     pub hits: u32,
     /// Windows in a row under it.
     pub clean: u32,
+    /// When the last of these was counted (seconds on the caller's clock).
+    pub counted_at: Option<u64>,
     /// Whether this cause is in drift.
     pub active: bool,
     /// When it paged last (seconds on the caller's clock).
     pub paged_at: Option<u64>,
+}
+
+impl CauseMemory {
+    /// One more look. Only the first of a row and those `spacing_s` after the last counted one count.
+    fn count(&mut self, over: bool, spacing_s: u64, now_s: u64) {
+        let (row, other) = if over { (&mut self.hits, &mut self.clean) } else { (&mut self.clean, &mut self.hits) };
+        *other = 0;
+        if *row == 0 || self.counted_at.is_none_or(|at| now_s.saturating_sub(at) >= spacing_s) {
+            *row = row.saturating_add(1);
+            self.counted_at = Some(now_s);
+        }
+    }
 }
 
 /// What is remembered between evaluations: plain data, to be stored by the caller. Start with the default.
@@ -207,13 +231,10 @@ pub fn decide(policy: &Policy, measurement: &Measurement, memory: &Memory, now_s
     for (memory, verdict) in next.causes.iter_mut().zip(verdicts) {
         let Some(verdict) = verdict else { continue };
         reasons.push(verdict.reason);
+        memory.count(verdict.over, policy.spacing_s, now_s);
         if verdict.over {
-            memory.hits = memory.hits.saturating_add(1);
-            memory.clean = 0;
             memory.active |= verdict.strong || memory.hits >= policy.windows_to_drift;
         } else {
-            memory.hits = 0;
-            memory.clean = memory.clean.saturating_add(1);
             memory.active &= memory.clean < policy.windows_to_clear;
         }
         let rested = memory.paged_at.is_none_or(|at| now_s.saturating_sub(at) >= policy.cool_down_s);
@@ -312,6 +333,32 @@ mod tests {
         let (bad, good) = (found(Some(0.1), 0.9), found(Some(0.1), 0.0));
         let out = run(&[bad.clone(), good.clone(), bad, good]);
         assert!(out.iter().all(|o| o.0 == State::Drift), "{out:?}");
+    }
+
+    #[test]
+    fn looks_at_an_overlapping_window_count_once() {
+        let (bad, good) = (found(Some(0.9), 0.0), found(Some(0.1), 0.0));
+        let policy = Policy { spacing_s: 1800, ..Policy::default() };
+        let states = |looks: &[(u64, &Measurement)]| {
+            let mut memory = Memory::default();
+            let mut out = Vec::new();
+            for (now, look) in looks {
+                let (decision, next) = decide(&policy, look, &memory, *now);
+                memory = next;
+                out.push(decision.state);
+            }
+            out
+        };
+        use State::{Drift, Ok, Suspect};
+        assert_eq!(states(&[(0, &bad), (15, &bad), (1799, &bad), (1800, &bad)]), [Suspect, Suspect, Suspect, Drift]);
+        // One clean look in between, and the row begins anew.
+        assert_eq!(
+            states(&[(0, &bad), (900, &good), (1800, &bad), (3599, &bad), (3600, &bad)])[1..],
+            [Ok, Suspect, Suspect, Drift]
+        );
+        // What is strong does not wait, and what ends waits as long as what begins.
+        let strong = found(Some(0.1), 0.9);
+        assert_eq!(states(&[(0, &strong), (15, &good), (30, &good), (1815, &good)]), [Drift, Drift, Drift, Ok]);
     }
 
     #[test]

@@ -96,4 +96,8 @@
 
 pub mod artifact;
 pub mod drift;
+pub mod http;
+pub mod promote;
+pub mod registry;
 pub mod serve;
+pub mod simulate;

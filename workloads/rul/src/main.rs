@@ -1,5 +1,6 @@
 //! `rul`: one binary, one sub-command per program of the platform.
 
+use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -17,18 +18,28 @@ struct Cli {
 enum Command {
     /// Answer predictions over HTTP.
     Serve(rul::serve::Options),
+    /// Compare what the service sees with what its model was trained on.
+    Drift(Box<rul::drift::Options>),
+    /// Send engines' windows to a service, with drift at a chosen moment.
+    Simulate(rul::simulate::Options),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(options) => rul::serve::run(options),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse().command) {
+        Ok(code) => code,
         Err(error) => {
             // A closed stderr leaves nobody to tell.
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Serve(options) => rul::serve::run(options)?,
+        Command::Drift(options) => return Ok(rul::drift::run(*options)?),
+        Command::Simulate(options) => return Ok(rul::simulate::run(options)?),
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -82,15 +82,21 @@ pub struct PredictionShift {
     pub null_99: f64,
 }
 
-/// One cause, judged.
-pub(super) struct Verdict {
+/// One cause, judged by itself, without memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Over every threshold.
     pub over: bool,
+    /// So far over that one window is enough.
     pub strong: bool,
+    /// The numbers, in a sentence.
     pub reason: String,
 }
 
 impl RegimeShift {
-    pub(super) fn verdict(&self, policy: &Policy) -> Verdict {
+    /// Judges the shares: far enough apart, and surely so.
+    #[must_use]
+    pub fn verdict(&self, policy: &Policy) -> Verdict {
         let over = self.distance >= policy.regime_distance && self.test.p <= policy.alpha;
         Verdict {
             over,
@@ -107,7 +113,9 @@ impl RegimeShift {
 }
 
 impl SensorShift {
-    pub(super) fn verdict(&self, policy: &Policy) -> Verdict {
+    /// Judges the sensors: one that moved by enough, more than drift-free traffic strays, and surely so.
+    #[must_use]
+    pub fn verdict(&self, policy: &Policy) -> Verdict {
         let moved: Vec<&FeatureShift> = self
             .features
             .iter()
@@ -130,7 +138,9 @@ impl SensorShift {
 }
 
 impl PredictionShift {
-    pub(super) fn verdict(&self, policy: &Policy) -> Verdict {
+    /// Judges the PSI: large, and larger than on drift-free traffic.
+    #[must_use]
+    pub fn verdict(&self, policy: &Policy) -> Verdict {
         Verdict {
             over: self.psi >= policy.psi && self.psi > self.null_99,
             // Predictions alone never page at once: only inputs do.
@@ -210,6 +220,50 @@ pub fn measure(reference: &Reference, window: &Window, policy: &Policy) -> Resul
         )),
     }
     Ok(Measurement::Compared(Box::new(found)))
+}
+
+/// [`measure`] for a sliding window, its records in order of arrival: the newest records are looked at once more by themselves, and
+/// where their inputs moved so far that one window is enough, that is the measurement. In the whole window the older
+/// records would dilute it, for up to half the window's length.
+///
+/// # Errors
+/// As [`measure`].
+pub fn look(reference: &Reference, window: &Window, policy: &Policy) -> Result<Measurement, StatError> {
+    let mut measurement = measure(reference, window, policy)?;
+    let Measurement::Compared(found) = &mut measurement else {
+        return Ok(measurement);
+    };
+    let all = &window.records;
+    let newest = &all[all.len().saturating_sub(policy.newest_records.max(policy.min_regime_records))..];
+    if newest.len() < all.len() && newest.len() >= policy.min_regime_records {
+        let shift = regime_shift(reference, newest)?;
+        if shift.verdict(policy).strong {
+            found.regime = Some(shift);
+        }
+    }
+    let newest = &all[newest_with(all, policy.min_records, policy.min_engines)..];
+    let (thinned, engines) = thin(newest);
+    if newest.len() < all.len()
+        && engines >= policy.min_engines
+        && let Some(null) = reference.null_for(engines)
+        && let Some(shift) = sensor_shift(reference, &thinned, null, policy)?
+        && shift.verdict(policy).strong
+    {
+        found.sensors = Some(shift);
+    }
+    Ok(measurement)
+}
+
+/// Where the shortest newest part begins that has so many records and engines; 0 when there is none.
+fn newest_with(records: &[Record], least: usize, engines: usize) -> usize {
+    let mut seen = std::collections::BTreeSet::new();
+    for (start, record) in records.iter().enumerate().rev() {
+        seen.extend(record.engine);
+        if records.len() - start >= least && seen.len() >= engines {
+            return start;
+        }
+    }
+    0
 }
 
 /// Refuses what cannot be compared, naming the record.

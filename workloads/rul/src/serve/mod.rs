@@ -1,12 +1,14 @@
 //! `rul serve`: see the crate's documentation for the HTTP API.
 
 mod directory;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod histogram;
 mod infer;
 mod input;
 mod listen;
 mod live;
-mod log;
+pub(crate) mod log;
 mod metrics;
 mod predict;
 mod protocol;
@@ -119,6 +121,15 @@ pub enum Error {
     Token { path: PathBuf, source: std::io::Error },
     #[error("the token is empty: give RUL_TOKEN or --token-file a value, or leave both out")]
     EmptyToken,
+}
+
+/// Would this directory be served? What `rul promote` asks before it gives a model the alias.
+///
+/// # Errors
+/// A sentence that says which file is wrong and why.
+pub fn check_artifact(dir: &std::path::Path) -> Result<(), String> {
+    let loaded = live::Live::load(dir, "check", false, None, &metrics::Metrics::new());
+    loaded.map(|_| ()).map_err(|e| e.to_string())
 }
 
 /// Serves until SIGTERM or SIGINT.

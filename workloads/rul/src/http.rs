@@ -3,20 +3,44 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+/// To a server that is there, connecting takes a moment; to one that is not, it never ends.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest pause between two pieces of an answer.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// A client that gives up on a whole exchange after `timeout`.
 ///
 /// # Errors
 /// When TLS cannot be set up; a sentence.
 pub fn client(timeout: Duration) -> Result<reqwest::Client, String> {
+    build(|builder| builder.connect_timeout(timeout.min(CONNECT)).timeout(timeout))
+}
+
+/// A client for exchanges whose length is not known beforehand: it gives up on peers that fall
+/// silent. The time for a whole exchange, where there is one, is set by the one who sends it.
+///
+/// # Errors
+/// When TLS cannot be set up; a sentence.
+pub fn unhurried() -> Result<reqwest::Client, String> {
+    build(|builder| builder.connect_timeout(CONNECT).read_timeout(SILENCE))
+}
+
+fn build(limits: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
     // An error says that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .user_agent(concat!("rul/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(timeout.min(Duration::from_secs(5)))
-        .timeout(timeout)
-        // What listens inside a cluster does not send elsewhere; a token must not follow.
-        .redirect(reqwest::redirect::Policy::none())
+    let builder = || {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("rul/", env!("CARGO_PKG_VERSION")))
+            .tcp_nodelay(true)
+            // What listens inside a cluster does not send elsewhere; a token must not follow.
+            .redirect(reqwest::redirect::Policy::none());
+        limits(builder)
+    };
+    builder()
         .build()
+        // An image without trusted certificates can still speak plain HTTP inside a cluster, and
+        // an https address then fails with a reason of its own.
+        .or_else(|error| builder().tls_certs_only([]).build().map_err(|_| error))
         .map_err(|e| format!("cannot start an HTTP client: {}", reason(&e)))
 }
 
@@ -49,8 +73,16 @@ pub fn shown(url: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::shown;
+    use std::time::Duration;
+
+    #[test]
+    fn there_is_a_client_also_after_another() {
+        super::unhurried().unwrap();
+        super::client(Duration::from_secs(1)).unwrap();
+    }
 
     #[test]
     fn addresses_are_shown_without_secrets() {

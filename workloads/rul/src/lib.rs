@@ -96,4 +96,6 @@
 
 pub mod drift;
 pub mod http;
+pub mod promote;
+pub mod registry;
 pub mod serve;

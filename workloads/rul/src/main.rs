@@ -17,9 +17,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answer predictions over HTTP.
-    Serve(rul::serve::Options),
+    Serve(Box<rul::serve::Options>),
     /// Compare what the service sees with what its model was trained on.
     Drift(Box<rul::drift::Options>),
+    /// Compare a new model with the one that is served, and serve the better one.
+    Promote(Box<rul::promote::Options>),
 }
 
 fn main() -> ExitCode {
@@ -35,7 +37,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Serve(options) => rul::serve::run(options)?,
+        Command::Serve(options) => rul::serve::run(*options)?,
+        Command::Promote(options) => return Ok(rul::promote::run(*options)?),
         Command::Drift(options) => return Ok(rul::drift::run(*options)?),
     }
     Ok(ExitCode::SUCCESS)

@@ -121,6 +121,15 @@ pub enum Error {
     EmptyToken,
 }
 
+/// Would this directory be served? What `rul promote` asks before it gives a model the alias.
+///
+/// # Errors
+/// A sentence that says which file is wrong and why.
+pub fn check_artifact(dir: &std::path::Path) -> Result<(), String> {
+    let loaded = live::Live::load(dir, "check", false, None, &metrics::Metrics::new());
+    loaded.map(|_| ()).map_err(|e| e.to_string())
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use drift_stats::decision::Record;
 use drift_stats::rng::Rng;
-use traffic::{Flying, Shape, Tally, first_windows, policy, quiet_hours, seed_baseline, sliding_hours};
+use traffic::{Flying, Shape, Tally, first_windows, policy, quiet_hours, sliding_hours};
 use world::{Pool, of_regime, other_regimes, world};
 
 const SHAPES: [Shape; 5] = [
@@ -58,8 +58,8 @@ fn main() {
     let tune = std::env::args().nth(2).is_some_and(|a| a == "tune");
     let started = Instant::now();
     let world = world();
-    let (policy, baseline) = (policy(), seed_baseline(&world.train));
-    let both = (&world.reference, &baseline);
+    let policy = policy();
+    let both = (&world.reference, &world.seed);
     println!(
         "{} FD001; model: validation RMSE {:.2}; baseline of {} engines; made in {:.1} s",
         if world.real { "NASA's" } else { "generated" },

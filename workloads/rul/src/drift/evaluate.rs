@@ -390,7 +390,7 @@ fn overall(baseline: &Baseline, serving: Option<&Serving>, seen: &Seen<'_>) -> O
         d_up: interval.d_up,
         p_low: interval.p_low,
         p_up: interval.p_up,
-        baseline_median: baseline.median.or_else(|| half(&baseline.overall)),
+        baseline_median: Some(baseline.median),
         production_median: median,
         source,
     })

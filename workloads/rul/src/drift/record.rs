@@ -139,10 +139,10 @@ fn short(x: f64) -> f64 {
     format!("{x:.11e}").parse().unwrap_or(x)
 }
 
-/// Six decimals, for the same reason. Sensors are coarse (many equal readings), and a rank statistic takes equal readings
-/// that differ in the last bit, one stored and one computed, for a shift.
+/// Three decimals, for the same reason and for a small file. Sensors are coarse (many equal readings), and a rank statistic
+/// takes equal readings that differ in the last bit, one stored and one computed, for a shift.
 fn coarse(z: f64) -> f64 {
-    (z * 1e6).round() / 1e6
+    (z * 1e3).round() / 1e3
 }
 
 /// Regimes as they look when only the settings among `features` can be seen.

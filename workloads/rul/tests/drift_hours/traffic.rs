@@ -1,7 +1,6 @@
 //! Hours of traffic, and what the two rules make of them.
 
 use drift_stats::decision::{Decision, Memory, Policy, Record, Reference, State, Window, decide, look};
-use drift_stats::histogram::Histogram;
 use drift_stats::rng::Rng;
 use rul::drift::seed::{self, Limits, SeedBaseline};
 
@@ -73,7 +72,7 @@ impl<'a> Flying<'a> {
 
 /// As `rul drift` decides by default.
 pub fn policy() -> Policy {
-    Policy { spacing_s: HOUR / 2, ..Policy::default() }
+    Policy { spacing_s: HOUR * 9 / 10, ..Policy::default() }
 }
 
 /// One look.
@@ -83,13 +82,6 @@ pub fn judge(reference: &Reference, policy: &Policy, records: Vec<Record>, memor
     let (decision, next) = decide(policy, &measured, memory, now);
     *memory = next;
     decision
-}
-
-/// The earlier system's baseline of the same training predictions.
-pub fn seed_baseline(train: &Pool) -> SeedBaseline {
-    let values: Vec<f64> = train.iter().flatten().map(|r| r.prediction).collect();
-    let counts = Histogram::from_values(&seed::EDGES[1..], &values).unwrap().counts().to_vec();
-    SeedBaseline { edges: seed::EDGES.to_vec(), counts: counts[..seed::EDGES.len() - 1].to_vec() }
 }
 
 /// Whether the earlier rule alarms on an hour.

@@ -8,12 +8,14 @@ use cmapss::regimes::Regimes;
 use cmapss::scale::Unscaled;
 use cmapss::split::{self, EARLIER_VALIDATION};
 use cmapss::synth::{Flavour, Generator};
-use cmapss::windows::{WindowSpec, Windows};
+use cmapss::windows::{Short, WindowSpec, Windows};
 use cmapss::{Engine, FeatureSet, Fleet};
 use drift_stats::decision::{Record, Reference};
 use model::{Model, Scaler};
-use rul::drift::fit;
-use rul::drift::record::{Inputs, Recorder};
+use rul::artifact::{Baseline, BaselineModel, Origin, fit_baseline};
+use rul::drift::baseline;
+use rul::drift::record::Recorder;
+use rul::drift::seed::SeedBaseline;
 
 /// Engines as a service would see them: one record per cycle.
 pub type Pool = Vec<Vec<Record>>;
@@ -22,6 +24,8 @@ pub struct World {
     /// NASA's files, or what looks like them.
     pub real: bool,
     pub reference: Reference,
+    /// What the earlier system's rule compares with.
+    pub seed: SeedBaseline,
     /// The engines that model and baseline are made of.
     pub train: Pool,
     /// For choosing thresholds: the validation engines, and the test engines with odd numbers.
@@ -92,15 +96,38 @@ fn learn(features: &FeatureSet, train: &Fleet, validation: &Fleet) -> (Model, f3
     (Model::new(trained.network).unwrap(), trained.best.val_rmse)
 }
 
+/// What a service would see of engines.
+fn records(model: &Model, recorder: &Recorder, features: &FeatureSet, fleet: &Fleet) -> Pool {
+    let spec = WindowSpec { short: Short::Skip, cap: None, ..WindowSpec::training() };
+    let windows = Windows::run_to_failure(&fleet.engines, &Unscaled(features.clone()), spec).unwrap();
+    let predictions = model.predict_all(&windows.values).unwrap();
+    let mut pool: Pool = Vec::new();
+    let mut last = None;
+    for (i, (origin, prediction)) in windows.origins.iter().zip(predictions).enumerate() {
+        if last.replace(origin.engine) != Some(origin.engine) {
+            pool.push(Vec::new());
+        }
+        let window = windows.get(i).unwrap();
+        let row: Vec<f64> = window[window.len() - features.len()..].iter().map(|&v| f64::from(v)).collect();
+        let (engine, cycle) = (u64::from(origin.engine), origin.last_cycle);
+        pool.last_mut().unwrap().push(recorder.record(&row, Some(engine), Some(cycle), f64::from(prediction)).unwrap());
+    }
+    pool
+}
+
 pub fn world() -> World {
     let files = files();
     let features = FeatureSet::served();
     let split = split::by_ids(&files.train, &EARLIER_VALIDATION).unwrap();
     let (model, val_rmse) = learn(&features, &split.train, &split.validation);
-    let inputs = Inputs::fit(&features, &split.train).unwrap();
-    let recorder = inputs.recorder().unwrap();
-    let reference = fit::reference("7", &model, &recorder, &features, &split.train).unwrap();
-    let pool = |fleet: &Fleet| fit::records(&model, &recorder, &features, fleet).unwrap();
+    let about = BaselineModel { name: "cmapss-rul".into(), version: Some("7".into()), sha256: "0".repeat(64) };
+    let origin =
+        Origin { dataset: "FD001", data_sha256: "", generated_at: jiff::Timestamp::UNIX_EPOCH, generator: "test" };
+    let written = fit_baseline(&model, about, &features, &split.train, origin).unwrap();
+    // As it comes out of the file, with all its rounding.
+    let stored: Baseline = serde_json::from_slice(&serde_json::to_vec(&written).unwrap()).unwrap();
+    let baseline = baseline::Baseline::new("test".into(), &stored).unwrap();
+    let pool = |fleet: &Fleet| records(&model, &baseline.recorder, &features, fleet);
     let generate = |flavour| Generator::new(flavour).train(80, 5).unwrap();
     let (odd, even): (Vec<Engine>, Vec<Engine>) = files.test.engines.into_iter().partition(|e| e.id % 2 == 1);
     let mut tuning = pool(&split.validation);
@@ -114,7 +141,8 @@ pub fn world() -> World {
         fd003: pool(&generate(Flavour::Fd003)),
         like_fd001: pool(&generate(Flavour::Fd001)),
         val_rmse,
-        reference,
+        seed: baseline.seed.clone(),
+        reference: baseline.reference.clone(),
     }
 }
 
@@ -128,7 +156,3 @@ pub fn of_regime(pool: &Pool, regime: usize) -> Pool {
 pub fn other_regimes() -> std::ops::Range<usize> {
     1..Regimes::six().centres.len()
 }
-
-/// What `rul drift` makes of a raw row; kept in reach of the examples.
-#[allow(dead_code)]
-pub type Rows = Recorder;

@@ -9,10 +9,10 @@ mod world;
 
 use std::time::Instant;
 
-use drift_stats::decision::Record;
+use drift_stats::decision::{Policy, Record};
 use drift_stats::rng::Rng;
-use traffic::{Flying, Shape, Tally, first_windows, policy, quiet_hours, sliding_hours};
-use world::{Pool, of_regime, other_regimes, world};
+use traffic::{Flying, Shape, Tally, first_windows, policy, quiet_hours, sliding_hours, strays};
+use world::{Pool, World, of_regime, other_regimes, world};
 
 const SHAPES: [Shape; 5] = [
     Shape { engines: 5, cycles: 60 },
@@ -96,6 +96,7 @@ fn main() {
         }
     }
     if tune {
+        margins(&world, &policy, hours);
         return;
     }
     head("Drift, the first window judged without memory");
@@ -122,6 +123,26 @@ fn main() {
     drifted("generated FD001 (how far it is from NASA's)", &world.like_fd001);
     drifted("generated FD003 (second fault)", &world.fd003);
     println!("\n{:.1} s in all", started.elapsed().as_secs_f64());
+}
+
+/// How near drift-free hours come to the thresholds.
+fn margins(world: &World, policy: &Policy, hours: u64) {
+    println!("\nPSI and largest sensor distance as multiples of their thresholds: median, 95 %, 99 %, largest");
+    for (name, pool) in [("tuning", &world.tuning), ("seen", &world.train)] {
+        for (fresh, how) in [(false, "same fleet"), (true, "other engines")] {
+            for shape in &SHAPES[2..] {
+                let strays = strays(&world.reference, policy, pool, *shape, hours, fresh);
+                let quantiles = |of: fn(&(f64, f64)) -> f64| {
+                    let mut values: Vec<f64> = strays.iter().map(of).collect();
+                    values.sort_by(f64::total_cmp);
+                    let at = |q: f64| values[((values.len() - 1) as f64 * q) as usize];
+                    format!("{:.2} {:.2} {:.2} {:.2}", at(0.5), at(0.95), at(0.99), at(1.0))
+                };
+                let of = format!("{} x {}", shape.engines, shape.cycles);
+                println!("{name:<8} {how:<14} {of:>8}   {}   {}", quantiles(|s| s.0), quantiles(|s| s.1));
+            }
+        }
+    }
 }
 
 /// Every flight is from `other` with a chance of `percent`.

@@ -354,7 +354,7 @@ fn causes(found: Option<&Compared>, policy: &Policy, memory: &Memory) -> Vec<Cau
                     let Some(shift) = &found.prediction else { return report };
                     report.value = Some(shift.psi);
                     report.n = shift.n;
-                    report.threshold = Some(policy.psi.max(shift.null_99));
+                    report.threshold = Some(shift.threshold(policy));
                     (report.null_95, report.null_99) = (Some(shift.null_95), Some(shift.null_99));
                     report.bins = Some(shift.bins);
                     report.over = judged(Some(shift.verdict(policy)));

@@ -1,6 +1,6 @@
 //! Hours of traffic, and what the two rules make of them.
 
-use drift_stats::decision::{Decision, Memory, Policy, Record, Reference, State, Window, decide, look};
+use drift_stats::decision::{Decision, Measurement, Memory, Policy, Record, Reference, State, Window, decide, look};
 use drift_stats::rng::Rng;
 use rul::drift::seed::{self, Limits, SeedBaseline};
 
@@ -201,4 +201,29 @@ pub fn first_windows(
         tally.count(&decision, alarms);
     }
     tally
+}
+
+/// How far drift-free hours stray: per hour, PSI and largest sensor distance as multiples of what counts as a bad window.
+pub fn strays(
+    reference: &Reference,
+    policy: &Policy,
+    pool: &Pool,
+    shape: Shape,
+    hours: u64,
+    fresh: bool,
+) -> Vec<(f64, f64)> {
+    let mut flying = Flying::new(pool, shape, 5);
+    let mut out = Vec::new();
+    for _ in 0..hours {
+        if fresh {
+            flying.land();
+        }
+        let window = Window { model_version: reference.model_version.clone(), is_stub: false, records: flying.hour() };
+        let Measurement::Compared(found) = look(reference, &window, policy).unwrap() else { continue };
+        if let (Some(p), Some(s)) = (&found.prediction, &found.sensors) {
+            let sensor = s.features.first().map_or(0.0, |f| f.d / policy.sensor_distance.max(s.null_99));
+            out.push((p.psi / p.threshold(policy), sensor));
+        }
+    }
+    out
 }

@@ -1,10 +1,10 @@
 # The commands of daily work. `make up` and `make test` start from a fresh clone on Debian 12 or Ubuntu, as root.
 .DEFAULT_GOAL := help
 PROVISION := target/release/provision
-.PHONY: help up test lint bench build clean deps down
+.PHONY: help up test test-long lint bench build clean deps down
 
 help: ## List these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 deps: ## Install the tools that building and sandbox hosts need
 	@scripts/install-deps
@@ -26,6 +26,9 @@ lint: deps ## Formatting and clippy
 
 test: deps ## Everything that proves the promises
 	scripts/test
+
+test-long: deps ## Fuzz targets, a minute each
+	scripts/test-long
 
 bench: build ## Side-by-side benchmarks
 	bench/run

@@ -61,7 +61,22 @@ pub enum Command {
     #[command(subcommand)]
     Stage(StageCommand),
     /// What the host's ledger says of the last runs
-    Status(HostSelection),
+    Status {
+        #[command(flatten)]
+        hosts: HostSelection,
+        /// What everything uses: memory now and at most, disk by purpose
+        #[arg(long)]
+        resources: bool,
+    },
+    /// Reach Services of the cluster at ports of this machine, until Ctrl-C; without arguments: which there are
+    Tunnel {
+        /// `mlflow`, `mlops/minio:console`, or with the local port: `15000=mlflow`
+        #[arg(value_name = "[LOCAL=]SERVICE[:PORT]")]
+        targets: Vec<String>,
+        /// The host, where the inventory has several
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+    },
     /// Run the checks of all stages: does everything that was promised answer?
     Healthcheck(Selection),
     /// Check the project without connecting to anything

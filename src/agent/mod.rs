@@ -6,5 +6,6 @@ pub mod lock;
 pub mod protocol;
 mod serve;
 pub mod status;
+pub mod usage;
 
 pub use serve::{Paths, serve};

@@ -3,6 +3,8 @@
 //! A frame is one byte of type, four bytes of length (big endian), and the payload: type 0 is a message as JSON, type 1 is
 //! bytes of the blob that is on its way. Both ends are the same binary, so there is no version to negotiate.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,19 @@ pub enum Task {
     Probe,
     /// Facts and the ledger's last words.
     Status,
+    /// Where the cluster's Services can be reached.
+    Services,
+    /// What the host and everything on it uses.
+    Usage,
+}
+
+/// A Service of the cluster, as it is reached from its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+    pub address: IpAddr,
+    pub ports: Vec<(Option<String>, u16)>,
 }
 
 /// Agent to controller.
@@ -72,6 +87,14 @@ pub enum Reply {
     /// For [`Task::Status`].
     Status {
         status: Box<super::status::Status>,
+    },
+    /// For [`Task::Services`].
+    Services {
+        services: Vec<Service>,
+    },
+    /// For [`Task::Usage`].
+    Usage {
+        usage: Box<super::usage::Usage>,
     },
     Done {
         summary: Summary,

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::ledger::{Entry, FileLedger};
 use super::lock::{Holder, Lock};
-use super::protocol::{self, BEAT_SECONDS, Frame, Job, Reply, Request, Task};
+use super::protocol::{self, BEAT_SECONDS, Frame, Job, Reply, Request, Service, Task};
 use super::status::Status;
-use super::{blobs, ledger};
+use super::{blobs, ledger, usage};
 use crate::engine::cancel::Urgency;
 use crate::engine::{Cancel, Event, Summary, plan, probe, up};
 use crate::host::real::{HostEvent, RealHost, RealHostOptions};
@@ -170,10 +170,29 @@ async fn work(
             let _ = replies.send(Reply::Status { status: Box::new(status) });
             Summary::default()
         }
+        Task::Services => {
+            let _ = replies.send(Reply::Services { services: services(&host).await? });
+            Summary::default()
+        }
+        Task::Usage => {
+            let usage = usage::usage(&host).await?;
+            let _ = replies.send(Reply::Usage { usage: Box::new(usage) });
+            Summary::default()
+        }
         Task::Up => run_up(&job, &host, &teller, cancel, paths).await?,
     };
     stopper.abort();
     Ok(Reply::Done { summary })
+}
+
+async fn services(host: &RealHost) -> Result<Vec<Service>> {
+    let cluster =
+        host.cluster().await.map_err(|unavailable| anyhow::anyhow!("Kubernetes cannot be asked: {unavailable}"))?;
+    let found = cluster.service_addresses().await?.into_iter();
+    let reachable = found.filter_map(|(namespace, name, found)| {
+        Some(Service { namespace, name, address: found.ip.parse().ok()?, ports: found.ports })
+    });
+    Ok(reachable.collect())
 }
 
 /// Work that only looks is simply left when it is interrupted.

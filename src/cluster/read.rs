@@ -180,6 +180,19 @@ impl Reader {
         Ok(self.get(&object).await?.as_ref().and_then(address_of))
     }
 
+    /// All Services with a cluster address, as (namespace, name, address).
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn service_addresses(&self) -> Result<Vec<(String, String, ServiceAddress)>> {
+        let services = self.list("v1", "Service", None, "").await?;
+        let named = |service: &Value| {
+            let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+            Some((text("/metadata/namespace")?, text("/metadata/name")?, address_of(service)?))
+        };
+        Ok(services.iter().filter_map(named).collect())
+    }
+
     /// The newest warnings about an object, oldest first, as `Reason: message`, each once.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod secret;
 mod stage;
 mod status;
 mod supply;
+mod tunnel;
 mod up;
 mod validate;
 
@@ -88,7 +89,8 @@ async fn dispatch(cli: &Cli, ui: &Ui) -> Result<Exit> {
         Command::Up(selection) => up::up(global, selection, ui).await,
         Command::Plan(selection) => plan::plan(global, selection, ui).await,
         Command::Stage(command) => stage::stage(global, command, ui).await,
-        Command::Status(hosts) => status::status(global, hosts, ui).await,
+        Command::Status { hosts, resources } => status::status(global, hosts, *resources, ui).await,
+        Command::Tunnel { targets, host } => tunnel::tunnel(global, targets, host.as_deref(), ui).await,
         Command::Healthcheck(selection) => healthcheck::healthcheck(global, selection, ui).await,
         Command::Validate => validate::validate(global, ui),
         Command::Config(command) => config::config(global, command, ui),

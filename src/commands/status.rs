@@ -6,26 +6,31 @@ use serde_json::json;
 use super::{Exit, host_run, load};
 use crate::agent::protocol::{Job, Task};
 use crate::agent::status::Status;
+use crate::agent::usage::Usage;
 use crate::cli::{Global, HostSelection};
 use crate::engine::{Cancel, Program};
 use crate::transport::{self, session};
 use crate::ui::{Ui, table};
 
-pub async fn status(global: &Global, selection: &HostSelection, ui: &Ui) -> Result<Exit> {
+pub async fn status(global: &Global, selection: &HostSelection, resources: bool, ui: &Ui) -> Result<Exit> {
     let project = load::load(global)?;
     for (name, spec) in load::hosts(&project, &selection.hosts)? {
         let connection = transport::connect(&name, &spec, &|text| ui.progress(&name, text)).await;
         ui.progress_done(&name);
         let job = Job {
             run_id: String::new(),
-            task: Task::Status,
+            task: if resources { Task::Usage } else { Task::Status },
             program: Program::default(),
             secrets: Vec::new(),
             by: host_run::caller(),
         };
         let ended = session::run(&name, connection?, job, &|_| None, &Cancel::default(), |_| {}).await?;
         let status = ended.status.unwrap_or_default();
-        if ui.is_json() {
+        if let (true, Some(usage)) = (ui.is_json(), &ended.usage) {
+            ui.json_line(
+                &json!({"schema": 1, "type": "resources", "host": name, "facts": ended.facts, "usage": usage}),
+            );
+        } else if ui.is_json() {
             ui.json_line(&json!({"schema": 1, "type": "status", "host": name, "facts": ended.facts, "status": status}));
         } else {
             let facts = ended.facts;
@@ -33,7 +38,10 @@ pub async fn status(global: &Global, selection: &HostSelection, ui: &Ui) -> Resu
                 "{name}: {} {}, {} kernel {}, {} CPUs, {} MiB",
                 facts.os, facts.os_version, facts.arch, facts.kernel, facts.cpus, facts.memory_mib
             ));
-            show(&status, ui);
+            match &ended.usage {
+                Some(usage) => show_usage(usage, ui),
+                None => show(&status, ui),
+            }
         }
     }
     Ok(Exit::Ok)
@@ -69,4 +77,25 @@ fn show(status: &Status, ui: &Ui) {
     for step in &status.unfinished {
         ui.data(&format!("unfinished: {step}; the next `provision up` looks at it anew"));
     }
+}
+
+fn show_usage(usage: &Usage, ui: &Ui) {
+    let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+    let free =
+        |what: &str, available: u64, total: u64| format!("{what}: {} of {} available", mib(available), mib(total));
+    ui.data(&free("memory", usage.memory_available, usage.memory_total));
+    let rows: Vec<_> = usage
+        .memory
+        .iter()
+        .map(|row| {
+            let peak = row.peak.map_or_else(|| "-".to_owned(), mib);
+            vec![row.name.clone(), mib(row.working_set), mib(row.resident_peak), peak]
+        })
+        .collect();
+    let head = ["memory of", "now", "peak of processes", "peak with file cache"];
+    table::table(&head, &rows).iter().for_each(|line| ui.data(line));
+    ui.data(&free("disk", usage.disk_available, usage.disk_total));
+    let rows: Vec<_> =
+        usage.disk.iter().map(|row| vec![row.what.clone(), mib(row.bytes), row.path.display().to_string()]).collect();
+    table::table(&["disk for", "size", "where"], &rows).iter().for_each(|line| ui.data(line));
 }

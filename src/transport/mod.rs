@@ -4,6 +4,8 @@ mod local;
 pub mod session;
 mod ssh;
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -24,6 +26,15 @@ pub struct Connection {
 pub trait Keep: Send {
     /// Ends it; nothing of ours stays behind.
     async fn close(self: Box<Self>);
+
+    /// Passes connections to `127.0.0.1:local` on to `to`, as seen from the host.
+    ///
+    /// # Errors
+    /// When the local port cannot be had, or the connection is gone.
+    async fn forward(&mut self, local: u16, to: SocketAddr) -> Result<()>;
+
+    /// Returns when the way to the host is lost.
+    async fn lost(&mut self);
 }
 
 /// Starts an agent on a host.

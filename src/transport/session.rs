@@ -7,9 +7,10 @@ use anyhow::{Result, anyhow};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 
-use super::Connection;
-use crate::agent::protocol::{self, Frame, Job, Reply, Request};
+use super::{Connection, Keep};
+use crate::agent::protocol::{self, Frame, Job, Reply, Request, Service};
 use crate::agent::status::Status;
+use crate::agent::usage::Usage;
 use crate::diagnostic::Diagnostic;
 use crate::engine::cancel::Urgency;
 use crate::engine::{Cancel, Event, Summary};
@@ -24,20 +25,39 @@ pub struct Ended {
     pub summary: Summary,
     pub facts: Facts,
     pub status: Option<Status>,
+    pub services: Vec<Service>,
+    pub usage: Option<Usage>,
 }
 
-/// Runs `job` to its end.
+/// Runs `job` to its end and closes the connection.
 ///
 /// # Errors
 /// When the agent refuses the job, falls silent, or the connection breaks.
 pub async fn run(
+    name: &str,
+    connection: Connection,
+    job: Job,
+    find_blob: FindBlob<'_>,
+    cancel: &Cancel,
+    on_event: impl FnMut(Event),
+) -> Result<Ended> {
+    let (ended, keep) = run_open(name, connection, job, find_blob, cancel, on_event).await?;
+    keep.close().await;
+    Ok(ended)
+}
+
+/// Runs `job` to its end and leaves the way to the host open.
+///
+/// # Errors
+/// Those of [`run`]; the connection is closed then.
+pub async fn run_open(
     name: &str,
     mut connection: Connection,
     job: Job,
     find_blob: FindBlob<'_>,
     cancel: &Cancel,
     mut on_event: impl FnMut(Event),
-) -> Result<Ended> {
+) -> Result<(Ended, Box<dyn Keep>)> {
     let (control, control_queue) = mpsc::unbounded_channel();
     let (blobs, blob_queue) = mpsc::unbounded_channel();
     let to = std::mem::replace(&mut connection.to, Box::new(tokio::io::sink()));
@@ -74,6 +94,8 @@ pub async fn run(
                     let _ = blobs.send((find_blob(&sha256), sha256));
                 }
                 Reply::Status { status } => ended.status = Some(*status),
+                Reply::Services { services } => ended.services = services,
+                Reply::Usage { usage } => ended.usage = Some(*usage),
                 Reply::Refused { message } => break Err(anyhow!("host {name}: {message}")),
                 Reply::Done { summary } => {
                     ended.summary = summary;
@@ -87,11 +109,12 @@ pub async fn run(
     };
     writer.abort();
     reader.abort();
-    let errors = connection.errors;
-    connection.keep.close().await;
     match result {
-        Ok(()) => Ok(ended),
-        Err(error) => Err(with_stderr(name, error, errors).await),
+        Ok(()) => Ok((ended, connection.keep)),
+        Err(error) => {
+            connection.keep.close().await;
+            Err(with_stderr(name, error, connection.errors).await)
+        }
     }
 }
 

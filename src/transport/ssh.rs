@@ -1,14 +1,15 @@
 //! The agent of another machine: one SSH connection, the own binary pushed once (named by its SHA-256), then standard input
 //! and output of the agent. The agent lives in memory (`/dev/shm`): not even `plan` for the first time leaves a byte on disk.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder, Stdio};
-use tokio::io::AsyncWriteExt;
+use openssh::{ControlPersist, ForwardType, KnownHosts, Session, SessionBuilder, Stdio};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Connection, Keep, collect};
 use crate::diagnostic::Diagnostic;
@@ -47,7 +48,7 @@ pub async fn connect(name: &str, host: &HostSpec, say: &(dyn Fn(&str) + Send + S
     else {
         anyhow::bail!("host {name}: the agent has no pipes");
     };
-    let keep = Remote { child, session, _scratch: scratch };
+    let keep = Remote { child, session, idle: None, _scratch: scratch };
     Ok(Connection { from: Box::new(from), to: Box::new(to), errors: collect(errors), keep: Box::new(keep) })
 }
 
@@ -231,16 +232,44 @@ async fn push(name: &str, session: &Session, own: &Path, sha256: &str) -> Result
 struct Remote {
     child: openssh::Child<Arc<Session>>,
     session: Arc<Session>,
+    /// Waits on the host as long as something is forwarded: the master ends when it has no session for a while, and forwarded ports
+    /// do not count as one.
+    idle: Option<openssh::Child<Arc<Session>>>,
     _scratch: tempfile::TempDir,
 }
 
 #[async_trait::async_trait]
 impl Keep for Remote {
     async fn close(self: Box<Self>) {
-        let Self { child, session, _scratch } = *self;
+        let Self { child, session, idle, _scratch } = *self;
         let _ = tokio::time::timeout(Duration::from_secs(5), child.wait()).await;
+        if let Some(mut idle) = idle {
+            drop(idle.stdin().take());
+            let _ = tokio::time::timeout(Duration::from_secs(5), idle.wait()).await;
+        }
         if let Some(session) = Arc::into_inner(session) {
             let _ = tokio::time::timeout(Duration::from_secs(5), session.close()).await;
         }
+    }
+
+    async fn forward(&mut self, local: u16, to: SocketAddr) -> Result<()> {
+        if self.idle.is_none() {
+            let mut cat = self.session.clone().arc_command("cat");
+            cat.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            self.idle = Some(cat.spawn().await.context("cannot keep the connection open")?);
+        }
+        let from = SocketAddr::from((Ipv4Addr::LOCALHOST, local));
+        self.session
+            .request_port_forward(ForwardType::Local, from, to)
+            .await
+            .with_context(|| format!("cannot forward {from} to {to}"))
+    }
+
+    async fn lost(&mut self) {
+        let Some(out) = self.idle.as_mut().and_then(|idle| idle.stdout().as_mut()) else {
+            return std::future::pending().await;
+        };
+        // Nothing is ever sent back: an answer is the end.
+        let _ = out.read(&mut [0; 1]).await;
     }
 }

@@ -100,3 +100,4 @@ pub mod http;
 pub mod promote;
 pub mod registry;
 pub mod serve;
+pub mod simulate;

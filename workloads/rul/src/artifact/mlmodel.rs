@@ -21,7 +21,7 @@ pub fn mlmodel(manifest: &Manifest, created: Timestamp, bytes: u64) -> String {
         format!(r#"[{{"type": "tensor", "name": "{name}", "tensor-spec": {{"dtype": "float32", "shape": {shape}}}}}]"#)
     };
     let inputs = tensor("input", &format!("[-1, {window}, {features}]"));
-    let outputs = tensor("output", "[-1]");
+    let outputs = tensor("output", "[-1, 1]");
     format!(
         "\
 artifact_path: model

@@ -2,6 +2,8 @@
 
 mod cache;
 mod directory;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod follow;
 mod histogram;
 mod infer;

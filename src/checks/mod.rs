@@ -3,9 +3,12 @@
 pub mod address;
 pub mod command;
 pub mod http;
+pub mod mlflow_roundtrip;
 pub mod nodes_ready;
 pub mod registry;
 pub mod rollout;
+pub mod s3_newest;
+pub mod s3_roundtrip;
 pub mod sql;
 pub mod tcp;
 

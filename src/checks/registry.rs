@@ -52,6 +52,9 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::rollout::Rollout>(),
     Kind::of::<super::nodes_ready::NodesReady>(),
     Kind::of::<super::sql::Sql>(),
+    Kind::of::<super::s3_roundtrip::S3Roundtrip>(),
+    Kind::of::<super::s3_newest::S3Newest>(),
+    Kind::of::<super::mlflow_roundtrip::MlflowRoundtrip>(),
 ];
 
 /// The kind of this name.

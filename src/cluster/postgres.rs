@@ -92,7 +92,10 @@ pub enum ConnectError {
     /// The server does not answer or is starting.
     #[error("service {service} does not answer: {reason}")]
     NotAnswering { service: String, reason: String },
-    /// The server refuses: wrong password, no such database.
+    /// The server refuses the password.
+    #[error("service {service}: {message}{hint}")]
+    WrongPassword { service: String, message: String, hint: String },
+    /// The server refuses for another reason: no such database.
     #[error("service {service}: {message}{hint}")]
     Refused { service: String, message: String, hint: String },
     #[error(transparent)]
@@ -104,7 +107,7 @@ impl ConnectError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Missing(_) | Self::NotAnswering { .. } => true,
-            Self::Refused { .. } => false,
+            Self::WrongPassword { .. } | Self::Refused { .. } => false,
             Self::Cluster(error) => error.is_unreachable(),
         }
     }
@@ -262,18 +265,22 @@ impl Access<'_> {
         if starting.contains(answer.code()) {
             return self.not_answering(answer.message().to_owned());
         }
-        let hint = match answer.code() {
-            code if *code == SqlState::INVALID_PASSWORD => format!(
-                "\n  hint: the data directory keeps the password it was first made with; put that one back, or change it in \
-                 the server: ALTER ROLE {} PASSWORD ...",
+        let service = self.service.to_string();
+        if *answer.code() == SqlState::INVALID_PASSWORD {
+            let hint = format!(
+                "\n  hint: the data directory keeps the password it was first made with; declare `postgres_superuser` (or \
+                 `postgres_role`) before it, or change it in the server: ALTER ROLE {} PASSWORD ...",
                 quote_name(self.user)
-            ),
+            );
+            return ConnectError::WrongPassword { service, message: answer.message().to_owned(), hint };
+        }
+        let hint = match answer.code() {
             code if *code == SqlState::INVALID_CATALOG_NAME => {
                 format!("\n  hint: declare `postgres_database` {database:?} before it")
             }
             _ => String::new(),
         };
-        ConnectError::Refused { service: self.service.to_string(), message: answer.message().to_owned(), hint }
+        ConnectError::Refused { service, message: answer.message().to_owned(), hint }
     }
 }
 

@@ -22,7 +22,7 @@ use super::owned::Owned;
 pub(super) const FIELD_MANAGER: &str = "provision";
 
 /// No request takes longer, else the server counts as unreachable.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the cluster; nothing it offers changes a stored object (a server-side dry run is reading).
 #[derive(Clone)]
@@ -314,7 +314,7 @@ impl Reader {
     }
 }
 
-fn timed_out() -> Error {
+pub(super) fn timed_out() -> Error {
     Error::Unreachable(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))
 }
 

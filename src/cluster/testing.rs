@@ -102,6 +102,10 @@ impl ReadHost for TestHost {
         })
     }
 
+    async fn peek(&self, _: &ArtifactPin) -> Result<Vec<u8>> {
+        bail!("this host has no artifacts")
+    }
+
     async fn cluster(&self) -> Result<Reader, Unavailable> {
         self.reader
             .clone()

@@ -277,6 +277,18 @@ struct Resolver<'a> {
     context: &'a Map<String, Value>,
 }
 
+impl Resolver<'_> {
+    /// Where a path of the project is.
+    fn inside(&self, path: &str) -> Result<std::path::PathBuf> {
+        let inside = !path.starts_with('/')
+            && Path::new(path).components().all(|c| !matches!(c, std::path::Component::ParentDir));
+        if !inside {
+            return Err(Diagnostic::new(format!("`{path}` is not a path inside the project")).into());
+        }
+        Ok(self.project.root.join(path))
+    }
+}
+
 impl Resolve for Resolver<'_> {
     fn template(&mut self, path: &str) -> Result<String> {
         let renderer = &self.project.renderer;
@@ -290,13 +302,19 @@ impl Resolve for Resolver<'_> {
     }
 
     fn source(&mut self, path: &str) -> Result<Vec<u8>> {
-        let inside = !path.starts_with('/')
-            && Path::new(path).components().all(|c| !matches!(c, std::path::Component::ParentDir));
-        if !inside {
-            return Err(Diagnostic::new(format!("`{path}` is not a path inside the project")).into());
-        }
-        let full = self.project.root.join(path);
+        let full = self.inside(path)?;
         std::fs::read(&full).map_err(|error| Diagnostic::new(format!("cannot read {path}: {error}")).into())
+    }
+
+    fn folder(&mut self, path: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let full = self.inside(path)?;
+        let unreadable = |error: std::io::Error| Diagnostic::new(format!("cannot read {path}: {error}"));
+        let names = render::files_below(&full).map_err(unreadable)?;
+        let read = names.into_iter().map(|name| {
+            let content = std::fs::read(full.join(&name)).map_err(unreadable)?;
+            Ok((name, content))
+        });
+        read.collect()
     }
 
     fn artifact(&mut self, name: &str) -> Result<ArtifactPin> {

@@ -422,6 +422,11 @@ impl ReadHost for FakeHost {
         })
     }
 
+    async fn peek(&self, artifact: &ArtifactPin) -> Result<Vec<u8>> {
+        let content = self.artifacts.get(&artifact.sha256);
+        content.cloned().with_context(|| format!("artifact {} {}: no source has it", artifact.name, artifact.version))
+    }
+
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable> {
         Err(cluster::Unavailable { reason: "a fake host has no cluster".into() })
     }

@@ -3,6 +3,8 @@
 //! An artifact lives in the cache under its SHA-256. It is written as `<sha256>.part` first and gets its name only when its
 //! hash is right. A download that was cut goes on where it stopped, also in a later run.
 
+mod peek;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -240,3 +240,21 @@ async fn too_little_space_is_known_before_the_download() {
     let error = format!("{error:#}");
     assert!(error.contains("4.7 MiB are needed and 0.0 MiB are free"), "{error}");
 }
+
+#[tokio::test]
+async fn looking_into_an_artifact_leaves_nothing_behind() {
+    let blobs = OneBlob::new(b"binary", hash::sha256("binary"));
+    let (dir, fetcher) = fetcher(blobs);
+    assert_eq!(fetcher.peek(&pin(b"binary", None), &|_| ()).await.unwrap(), b"binary");
+
+    let url = serve(|_, _| response("200 OK", 5, b"chart")).await;
+    assert_eq!(fetcher.peek(&pin(b"chart", Some(url.clone())), &|_| ()).await.unwrap(), b"chart");
+    let error = format!("{:#}", fetcher.peek(&pin(b"other", Some(url)), &|_| ()).await.unwrap_err());
+    assert!(error.contains("wrong checksum: http://127.0.0.1:") && error.contains("but artifacts.yml pins"), "{error}");
+    assert!(!error.contains("password") && !error.contains("token"), "{error}");
+
+    let url = serve(|_, _| response("404 Not Found", 0, b"")).await;
+    let error = format!("{:#}", fetcher.peek(&pin(b"other", Some(url)), &|_| ()).await.unwrap_err());
+    assert!(error.contains("it answered 404 Not Found"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}

@@ -8,6 +8,7 @@ pub mod facts;
 pub mod fake;
 mod fetch;
 mod files;
+mod memory;
 pub mod owner;
 mod program;
 pub mod query;
@@ -24,7 +25,8 @@ use serde::{Deserialize, Serialize};
 pub use facts::Facts;
 pub use fetch::BlobSource;
 pub(crate) use fetch::{http_client, shown};
-pub use query::Query;
+pub use memory::MemoryFile;
+pub use query::{HelmChart, HelmTemplate, Query};
 pub use real::{Events, HostEvent, RealHost, RealHostOptions, Stream};
 
 use crate::cluster;
@@ -159,6 +161,13 @@ pub trait ReadHost: Send + Sync {
 
     /// Asks a program that only looks. A program that is not installed answers with status 127.
     async fn query(&self, query: &Query) -> Result<Output>;
+
+    /// The content of a pinned artifact, in memory and verified: from the host's cache, else from the controller, else from its
+    /// URL. Nothing is kept.
+    ///
+    /// # Errors
+    /// When no source has it, the checksum is wrong, or it is too large to be looked at (64 MiB).
+    async fn peek(&self, artifact: &ArtifactPin) -> Result<Vec<u8>>;
 
     /// The Kubernetes API server of this host, read only. `Err` says why it cannot be asked.
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable>;

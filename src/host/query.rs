@@ -4,16 +4,87 @@
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Query {
     argv: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// Where Helm finds a chart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HelmChart {
+    /// An archive or a folder.
+    Path(String),
+    /// `oci://…`; the version may be in the reference.
+    Oci { reference: String, version: Option<String> },
+    /// A chart of an index at a URL.
+    Repository { url: String, name: String, version: String },
+}
+
+impl HelmChart {
+    /// The chart as arguments of `helm template`, `helm upgrade`...
+    pub fn arguments(&self) -> Vec<String> {
+        let words: &[&str] = match self {
+            Self::Path(path) => &[path],
+            Self::Oci { reference, version: Some(version) } => &[reference, "--version", version],
+            Self::Oci { reference, version: None } => &[reference],
+            Self::Repository { url, name, version } => &[name, "--repo", url, "--version", version],
+        };
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+}
+
+/// What `helm template` is asked.
+pub struct HelmTemplate<'a> {
+    /// `/usr/local/bin/helm`.
+    pub program: &'a str,
+    pub release: &'a str,
+    pub namespace: &'a str,
+    pub chart: &'a HelmChart,
+    /// Paths of files that are there while it is asked.
+    pub values: &'a str,
+    pub kubeconfig: &'a str,
+    /// As the server says them: `v1.36.4+k3s1`, `apps/v1`, `apps/v1/Deployment`.
+    pub kube_version: &'a str,
+    pub api_versions: &'a [String],
+    /// As an upgrade of a release that exists.
+    pub upgrade: bool,
+    /// Templates may look up objects of the cluster.
+    pub lookup: bool,
+}
+
+/// Can be neither found nor made: what Helm would keep there is not kept.
+const NOWHERE: &str = "/proc/helm";
+
+/// Charts that Helm brings itself are kept here, in memory, until the machine starts again.
+const HELM_CACHE: &str = "/run/provision/helm";
+
+/// Environment in which Helm keeps nothing but charts that it had to bring itself: no configuration, no plugins, no record of
+/// what the server serves.
+pub fn helm_env(kubeconfig: &str) -> Vec<(String, String)> {
+    [
+        ("KUBECONFIG", kubeconfig),
+        ("HOME", NOWHERE),
+        ("KUBECACHEDIR", NOWHERE),
+        ("HELM_CACHE_HOME", HELM_CACHE),
+        ("HELM_CONFIG_HOME", NOWHERE),
+        ("HELM_DATA_HOME", NOWHERE),
+        ("HELM_NO_PLUGINS", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
 }
 
 impl Query {
     fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self { argv: argv.into_iter().map(Into::into).collect() }
+        Self { argv: argv.into_iter().map(Into::into).collect(), env: Vec::new() }
     }
 
     /// Program and arguments.
     pub fn argv(&self) -> &[String] {
         &self.argv
+    }
+
+    /// Environment besides that of all programs.
+    pub fn env(&self) -> &[(String, String)] {
+        &self.env
     }
 
     /// Status and version of Debian packages, one `name<TAB>status<TAB>version` line each; unknown names go to standard error.
@@ -79,6 +150,33 @@ impl Query {
     /// Version of an installed program.
     pub fn version(program: &str) -> Self {
         Self::of([program, "--version"])
+    }
+
+    /// Version of Helm: `v4.3.1`.
+    pub fn helm_version(program: &str) -> Self {
+        let mut query = Self::of([program, "version", "--template", "{{.Version}}"]);
+        query.env = helm_env(NOWHERE);
+        query
+    }
+
+    /// The objects of a chart with all definitions and hooks, as YAML with a `# Source:` line before each.
+    pub fn helm_template(question: &HelmTemplate<'_>) -> Self {
+        let mut argv: Vec<String> = vec![question.program.into(), "template".into(), question.release.into()];
+        argv.extend(question.chart.arguments());
+        for (flag, value) in [
+            ("--namespace", question.namespace),
+            ("--values", question.values),
+            ("--kube-version", question.kube_version),
+            ("--dry-run", if question.lookup { "server" } else { "client" }),
+        ] {
+            argv.push(format!("{flag}={value}"));
+        }
+        argv.extend(["--include-crds".into(), "--skip-tests".into()]);
+        if question.upgrade {
+            argv.push("--is-upgrade".into());
+        }
+        argv.extend(question.api_versions.iter().map(|version| format!("--api-versions={version}")));
+        Self { argv, env: helm_env(question.kubeconfig) }
     }
 
     /// The `unless` of a `command` resource, or a `command` check: the author of the stage promises that it only looks.

@@ -132,7 +132,8 @@ impl ReadHost for RealHost {
     }
 
     async fn query(&self, query: &Query) -> Result<Output> {
-        let cmd = Cmd::new(query.argv()).timeout(QUERY_TIMEOUT);
+        let mut cmd = Cmd::new(query.argv()).timeout(QUERY_TIMEOUT);
+        cmd.env.extend(query.env().iter().cloned());
         let finished = self.start(&cmd, &|_, _| ()).await?;
         let asked = query.argv().join(" ");
         match finished.end {
@@ -143,6 +144,14 @@ impl ReadHost for RealHost {
             End::Exited(_) => Ok(finished.output),
             End::TimedOut => bail!("`{asked}` did not answer within {} s", QUERY_TIMEOUT.as_secs()),
             End::Cancelled => bail!("`{asked}` was cancelled"),
+        }
+    }
+
+    async fn peek(&self, artifact: &ArtifactPin) -> Result<Vec<u8>> {
+        let progress = |text: &str| self.progress(text);
+        tokio::select! {
+            content = self.shared.fetcher.peek(artifact, &progress) => content,
+            () = program::cancelled(&self.shared.cancel) => bail!("artifact {}: cancelled", artifact.name),
         }
     }
 

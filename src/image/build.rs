@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::layer::{Entry, Layer};
 use super::recipe::{From, Loaded, Owner};
-use super::{BuiltImage, debian, layout, recipe};
+use super::{BuiltImage, debian, layout, pip, recipe};
 use crate::artifacts::{Built, Inputs, Progress, Store};
 use crate::host::ArtifactPin;
 
@@ -40,6 +40,9 @@ pub fn build(recipe_path: &Path, project_root: &Path, store: &Store, progress: P
     let mut layers = Vec::new();
     if let Some(debian) = &loaded.recipe.debian {
         layers.push(debian::layer(debian, store, progress).with_context(context)?);
+    }
+    if let (Some(pip), Some(lock)) = (&loaded.recipe.pip, &loaded.lock) {
+        layers.push(pip::layer(&pip.value, lock, &layers, store, progress).with_context(context)?);
     }
     let path = work.path().join("layer.tar");
     let written =
@@ -87,7 +90,11 @@ fn key(loaded: &Loaded, root: &Path) -> Result<String> {
             From::Content(_) => {} // in the recipe's text
             From::Path(path) => inputs.add_tree("file", path)?,
             From::Cargo(binary) => binary.add_inputs(&mut inputs, root)?,
+            From::Script(script) => script.add_inputs(&mut inputs)?,
         }
+    }
+    if let Some(lock) = &loaded.lock {
+        inputs.add_tree("requirements", lock)?;
     }
     if loaded.recipe.ca_bundle {
         inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
@@ -133,6 +140,11 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
             From::Cargo(binary) => {
                 let program = binary.build(root, store, progress)?;
                 layer.insert_tree(&program, &entry.to, mode, entry.owner)?;
+            }
+            From::Script(script) => {
+                let file = script.build(store, progress)?;
+                // In the cache it is read-only and not executable; what a script builds is a program.
+                layer.insert_tree(&file, &entry.to, mode.or(Some(0o755)), entry.owner)?;
             }
             From::Content(content) => layer.insert(
                 &entry.to,

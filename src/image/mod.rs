@@ -8,7 +8,9 @@ mod cargo;
 mod debian;
 mod layer;
 mod layout;
+mod pip;
 mod recipe;
+mod script;
 pub mod sources;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,8 @@ use crate::host::ArtifactPin;
 
 pub use build::build;
 pub use recipe::{Recipe, load};
+#[cfg(test)]
+pub(crate) use script::Script;
 pub use sources::{ImageSource, Sources};
 
 /// An image that the controller built or has in its cache: an OCI layout tar.

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_yaml::Spanned;
 
 use super::cargo::CargoBinary;
+use super::pip::{self, Pip};
+use super::script::Script;
 use crate::artifacts::document;
 use crate::diagnostic::Diagnostic;
 
@@ -22,6 +24,8 @@ pub struct Recipe {
     pub base: Base,
     /// Files of Debian packages with the libraries that they need, as a layer below `files`.
     pub debian: Option<Debian>,
+    /// Python packages, as a layer between `debian` and `files`.
+    pub pip: Option<Spanned<Pip>>,
     /// Folders, beside `/tmp` (mode 1777), which every image has, and the parents of files.
     #[serde(default)]
     pub directories: Vec<Directory>,
@@ -93,7 +97,8 @@ pub struct Directory {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// A path relative to the recipe, or `cargo:PACKAGE/BIN`: a program of this workspace, linked statically.
+    /// A path relative to the recipe; `cargo:PACKAGE/BIN`: a program of this workspace, linked statically; or `script:PATH`: the
+    /// file that `bash PATH OUT` leaves at `OUT` (a path relative to the recipe, run once per text of the script).
     pub from: Option<String>,
     /// The content itself, in place of `from`.
     pub content: Option<String>,
@@ -194,6 +199,7 @@ impl User {
 pub(super) enum From {
     Path(PathBuf),
     Cargo(CargoBinary),
+    Script(Script),
     Content(String),
 }
 
@@ -203,6 +209,8 @@ pub struct Loaded {
     pub recipe: Recipe,
     /// Where the content of each of `recipe.files` comes from.
     pub(super) from: Vec<From>,
+    /// The lock file of `recipe.pip`.
+    pub(super) lock: Option<PathBuf>,
     /// The text of the recipe.
     pub(super) text: String,
 }
@@ -230,6 +238,18 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
     if let Some(path) = paths.into_iter().find(|path| !is_plain_absolute(path)) {
         return Err(Diagnostic::new(format!("{file}: {path:?} is not an absolute path without `.` and `..`")));
     }
+    let lock = recipe.pip.as_ref().map(|pip| folder.join(&pip.value.requirements));
+    if let (Some(pip), Some(lock)) = (&recipe.pip, &lock) {
+        let fault = |message: String| Diagnostic::at(document::place(&file, pip.referenced), message);
+        if let Some(message) = pip.value.fault() {
+            return Err(fault(message));
+        }
+        if !lock.is_file() {
+            return Err(fault(format!("there is no {}", lock.display()))
+                .hint("`requirements` is relative to the folder of the recipe"));
+        }
+        pip::check_lock(lock)?;
+    }
     let mut from = Vec::new();
     for entry in &recipe.files {
         let fault = |message: String| Diagnostic::at(document::place(&file, entry.referenced), message);
@@ -243,23 +263,24 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
                         .hint("write cargo:PACKAGE/BIN, like cargo:rul/rul")
                 })?),
                 None => {
-                    let source = folder.join(from);
+                    let script = from.strip_prefix("script:");
+                    let source = folder.join(script.unwrap_or(from));
                     if !source.exists() {
                         return Err(fault(format!("there is no {}", source.display()))
                             .hint("`from` is relative to the folder of the recipe"));
                     }
-                    From::Path(source)
+                    if script.is_some() { From::Script(Script::at(source)) } else { From::Path(source) }
                 }
             },
             (None, Some(content)) => From::Content(content.clone()),
             _ => return Err(fault("a file has either `from` or `content`".to_owned())),
         });
     }
-    Ok(Loaded { recipe, from, text })
+    Ok(Loaded { recipe, from, lock, text })
 }
 
 /// Absolute and without anything that could lead elsewhere.
-fn is_plain_absolute(path: &str) -> bool {
+pub(super) fn is_plain_absolute(path: &str) -> bool {
     path.strip_prefix('/')
         .is_some_and(|rest| !rest.is_empty() && rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
 }
@@ -290,6 +311,10 @@ mod tests {
         assert_eq!(
             error("name: rul\nfiles:\n  - { from: 'cargo:rul', to: /rul }\n"),
             "image.yml:3:5: `from: cargo:rul` does not name a program\n  hint: write cargo:PACKAGE/BIN, like cargo:rul/rul"
+        );
+        assert_eq!(
+            error("name: rul\nfiles:\n  - { from: 'script:build.sh', to: /rul }\n"),
+            "image.yml:3:5: there is no build.sh\n  hint: `from` is relative to the folder of the recipe"
         );
         assert_eq!(
             error("name: rul\nfiles:\n  - { content: x, to: /a/../b }\n"),

@@ -1,5 +1,6 @@
 //! The folder that describes a platform: inventory, stages, templates, values. Read and checked before anything connects.
 
+mod filters;
 pub mod inventory;
 pub mod render;
 pub mod stage;

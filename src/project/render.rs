@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tera::{Context, Tera};
+use tera::{Context, Kwargs, State, Tera};
 
+use super::filters;
 use super::yaml::{Data, Node};
 use crate::diagnostic::{Diagnostic, Place};
 
@@ -22,6 +23,8 @@ impl Renderer {
     pub fn load(templates: &Path) -> Result<Self, Vec<Diagnostic>> {
         let mut tera = Tera::default();
         tera.autoescape_on(Vec::<&str>::new());
+        filters::register(&mut tera);
+        tera.register_filter("fingerprint", |text: &str, _: Kwargs, _: &State| fingerprint(text));
         let mut faults = Vec::new();
         for name in files_below(templates).unwrap_or_default() {
             let path = templates.join(&name);
@@ -96,11 +99,22 @@ impl Renderer {
             return Ok(value.clone());
         }
         let context = Context::from_serialize(context).map_err(|error| Diagnostic::new(error.to_string()))?;
-        Tera::one_off(text, &context, false).map(Value::String).map_err(|error| {
+        self.tera.render_str(text, &context, false).map(Value::String).map_err(|error| {
             let inner = diagnostic("", &error);
             Diagnostic { place: Some(place.clone()), message: inner.message, hint: inner.hint }
         })
     }
+}
+
+/// 16 hex digits that change with a text and do not tell what it is: for the annotation of a pod that reads a secret when it
+/// starts, so that a changed secret starts exactly those pods again. It is slow on purpose: whoever may look at pods could try
+/// out short passwords otherwise.
+fn fingerprint(text: &str) -> String {
+    const ROUNDS: std::num::NonZeroU32 = std::num::NonZeroU32::MIN.saturating_add(99_999);
+    let mut out = [0; 8];
+    let salt = b"provision fingerprint 1";
+    ring::pbkdf2::derive(ring::pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, salt, text.as_bytes(), &mut out);
+    hex::encode(out)
 }
 
 /// The path in `{{ a.path }}`, when the string is nothing else.
@@ -141,7 +155,8 @@ pub fn secrets_in(text: &str) -> BTreeSet<String> {
     names
 }
 
-fn files_below(folder: &Path) -> std::io::Result<Vec<String>> {
+/// Paths of all files below a folder, relative to it and sorted.
+pub fn files_below(folder: &Path) -> std::io::Result<Vec<String>> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(folder_here) = open.pop() {
@@ -218,6 +233,17 @@ mod tests {
         assert!(error.to_string().starts_with("templates/x/a.conf:2:"), "{error}");
         std::fs::write(folder.path().join("x/b.conf"), "one\n{% if %}\n").unwrap();
         assert!(Renderer::load(folder.path()).err().unwrap()[0].to_string().starts_with("templates/x/b.conf:2:"));
+    }
+
+    #[test]
+    fn a_fingerprint_follows_the_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "{{ net.cidr | fingerprint }} {{ (net.cidr ~ 'x') | fingerprint }}";
+        std::fs::write(folder.path().join("a"), text).unwrap();
+        let rendered = Renderer::load(folder.path()).unwrap().template("a", &context()).unwrap();
+        let (one, other) = rendered.split_once(' ').unwrap();
+        assert!(one.len() == 16 && other.len() == 16 && one != other, "{rendered}");
+        assert_eq!(one, fingerprint("10.0.0.0/8"));
     }
 
     #[test]

@@ -6,21 +6,25 @@
 pub mod apt;
 pub mod archive;
 pub mod artifact;
+pub mod bucket;
 pub mod command;
 pub mod directory;
 pub mod download;
 pub mod file;
+pub mod helm;
 pub mod hostname;
 pub mod image;
 pub mod kernel_module;
 pub mod link;
 pub mod manifest;
+pub mod minio_user;
 pub mod mode;
 pub mod namespace;
 pub mod path;
 mod placement;
 pub mod postgres_database;
 pub mod postgres_role;
+pub mod postgres_superuser;
 #[cfg(test)]
 mod promise_tests;
 pub mod registry;
@@ -69,6 +73,12 @@ pub trait Resolve {
     /// # Errors
     /// When it does not exist or lies outside the project.
     fn source(&mut self, path: &str) -> Result<Vec<u8>>;
+
+    /// All files of a folder of the project, by their sorted paths relative to it. `path` is relative to the project.
+    ///
+    /// # Errors
+    /// When it does not exist or lies outside the project.
+    fn folder(&mut self, path: &str) -> Result<Vec<(String, Vec<u8>)>>;
 
     /// A pinned artifact by its name.
     ///

@@ -32,6 +32,9 @@ pub struct PostgresDatabase {
     /// The owner's password: the role is then made and kept as by `postgres_role`. When not given the role must exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// Other roles that may connect, which must exist: `[backup]`. What they may do there is up to their own rights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connect: Vec<String>,
     /// Whom to change it as: a superuser; `postgres` when not given.
     #[serde(default = "default_admin_user")]
     pub admin_user: String,
@@ -60,6 +63,8 @@ pub struct DatabaseState {
     pub open_to_all: bool,
     /// The wanted owner may connect.
     pub open_to_owner: bool,
+    /// Which of the others that should may not connect by a right of their own.
+    pub shut_to: Vec<String>,
 }
 
 /// Fields of the difference.
@@ -67,6 +72,7 @@ const DATABASE: &str = "database";
 const OWNER: &str = "owner";
 const PUBLIC: &str = "access of everybody";
 const ACCESS: &str = "access of the owner";
+const CONNECT: &str = "access of others";
 
 impl PostgresDatabase {
     fn access(&self) -> Access<'_> {
@@ -88,9 +94,13 @@ impl PostgresDatabase {
                         EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
                                 WHERE a.grantee = 0 AND a.privilege_type = 'CONNECT'),
                         EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = $2
-                                AND pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT'))
+                                AND pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT')),
+                        ARRAY(SELECT wanted.name FROM unnest($3::text[]) AS wanted (name) WHERE NOT EXISTS (
+                                SELECT FROM pg_catalog.aclexplode(d.datacl) a
+                                JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+                                WHERE r.rolname = wanted.name AND a.privilege_type = 'CONNECT'))
                  FROM pg_catalog.pg_database d WHERE d.datname = $1",
-                &[&self.name, &self.owner],
+                &[&self.name, &self.owner, &self.connect],
             )
             .await
             .map_err(|error| sql_error("reading the databases", &error))?;
@@ -100,6 +110,7 @@ impl PostgresDatabase {
                 owner: row.get(0),
                 open_to_all: row.get(1),
                 open_to_owner: row.get(2),
+                shut_to: row.get(3),
             }),
         })
     }
@@ -120,7 +131,8 @@ impl Resource for PostgresDatabase {
     }
 
     fn resolve(&mut self, _: &mut dyn Resolve) -> Result<()> {
-        for (what, name) in [("database", &self.name), ("role", &self.owner)] {
+        let others = self.connect.iter().map(|role| ("role", role));
+        for (what, name) in [("database", &self.name), ("role", &self.owner)].into_iter().chain(others) {
             if let Some(fault) = name_fault(what, name) {
                 bail!(fault);
             }
@@ -136,7 +148,7 @@ impl Resource for PostgresDatabase {
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<State>> {
         match look(self.access(), host).await? {
-            Looked::Pending(reason) => Ok(Observed::Pending(reason)),
+            Looked::Pending(reason) | Looked::WrongPassword(reason) => Ok(Observed::Pending(reason)),
             Looked::At(session) => Ok(Observed::Known(self.state(&session).await?)),
         }
     }
@@ -149,6 +161,9 @@ impl Resource for PostgresDatabase {
         let Some(database) = &state.database else {
             diff.action = Some(Action::Create);
             diff.push(DATABASE, format!("create {:?} for {:?} alone", self.name, self.owner));
+            if !self.connect.is_empty() {
+                diff.push(CONNECT, format!("CONNECT for {}", self.connect.join(", ")));
+            }
             return diff;
         };
         // The database is there: whatever else is made, it changes.
@@ -161,6 +176,9 @@ impl Resource for PostgresDatabase {
         }
         if !database.open_to_owner && database.owner == self.owner {
             diff.push(ACCESS, "none -> CONNECT");
+        }
+        if !database.shut_to.is_empty() {
+            diff.push(CONNECT, format!("CONNECT for {}", database.shut_to.join(", ")));
         }
         diff
     }
@@ -196,6 +214,11 @@ impl Resource for PostgresDatabase {
                 format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO {owner}"),
             )
             .await?;
+        }
+        if diff.has(CONNECT) {
+            let roles: Vec<String> = self.connect.iter().map(|role| quote_name(role)).collect();
+            let grant = format!("GRANT CONNECT ON DATABASE {name} TO {}", roles.join(", "));
+            self.execute(&session, "rights of", grant).await?;
         }
         Ok(())
     }
@@ -272,6 +295,15 @@ mod tests {
             ["password: ••• (changed)", "owner: other -> mlflow", "access of everybody: CONNECT -> none"]
         );
         as_user("mlflow", "canary-pw").connect(&host, "mlflow").await.unwrap();
+
+        // A role that makes backups may connect too, also to a database that was there before.
+        let shared = PostgresDatabase { connect: vec!["other".into()], ..database(Some("canary-pw")) };
+        assert_eq!(changed(&shared, &host).await, ["access of others: CONNECT for other"]);
+        as_user("other", "x").connect(&host, "mlflow").await.unwrap();
+        let later = PostgresDatabase { name: "later".into(), ..shared };
+        let made = changed(&later, &host).await;
+        assert_eq!(made, ["database: create \"later\" for \"mlflow\" alone", "access of others: CONNECT for other"]);
+        as_user("other", "x").connect(&host, "later").await.unwrap();
         assert!(!server.log().contains("canary"), "{}", server.log());
     }
 
@@ -279,7 +311,12 @@ mod tests {
     fn a_new_role_for_an_old_database_is_a_change() {
         let state = State {
             role: None,
-            database: Some(DatabaseState { owner: "postgres".into(), open_to_all: true, open_to_owner: false }),
+            database: Some(DatabaseState {
+                owner: "postgres".into(),
+                open_to_all: true,
+                open_to_owner: false,
+                shut_to: Vec::new(),
+            }),
         };
         let diff = database(Some("x")).diff(&state);
         assert_eq!(diff.action, Some(Action::Change));

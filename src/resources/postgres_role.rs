@@ -39,6 +39,9 @@ pub struct PostgresRole {
     pub name: String,
     /// Its password: `"{{ secret.postgres.mlflow_password }}"`.
     pub password: String,
+    /// Roles whose rights it has: `[pg_read_all_data]` for one that makes backups. Others that it was given by hand stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_of: Vec<String>,
     /// Whom to change it as: a superuser; `postgres` when not given.
     #[serde(default = "default_admin_user")]
     pub admin_user: String,
@@ -69,6 +72,26 @@ pub struct RoleState {
 }
 
 impl PostgresRole {
+    async fn missing_memberships(&self, session: &Session) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for role in &self.member_of {
+            let member = session
+                .query_one(
+                    "SELECT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                        JOIN pg_catalog.pg_roles role ON role.oid = m.roleid
+                        JOIN pg_catalog.pg_roles member ON member.oid = m.member
+                        WHERE role.rolname = $1 AND member.rolname = $2)",
+                    &[role, &self.name],
+                )
+                .await
+                .map_err(|error| sql_error("reading the memberships", &error))?;
+            if !member.get::<_, bool>(0) {
+                missing.push(role.clone());
+            }
+        }
+        Ok(missing)
+    }
+
     fn access(&self) -> Access<'_> {
         Access {
             service: &self.service,
@@ -84,32 +107,52 @@ impl PostgresRole {
 impl Resource for PostgresRole {
     const KIND: &'static str = "postgres_role";
 
-    type State = Option<RoleState>;
+    /// The role, and which of `member_of` it is no member of.
+    type State = (Option<RoleState>, Vec<String>);
 
     fn name(&self) -> String {
         format!("{}/{}", self.service, self.name)
     }
 
     fn resolve(&mut self, _: &mut dyn Resolve) -> Result<()> {
+        for role in &self.member_of {
+            if let Some(fault) = name_fault("role", role) {
+                bail!(fault);
+            }
+        }
         check_role(&self.name, &self.admin_user, &self.password)
     }
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<Self::State>> {
         match look(self.access(), host).await? {
-            Looked::Pending(reason) => Ok(Observed::Pending(reason)),
-            Looked::At(session) => Ok(Observed::Known(role_state(&session, &self.name, Some(&self.password)).await?)),
+            // A changed one is set by `postgres_superuser` before it is this one's turn.
+            Looked::Pending(reason) | Looked::WrongPassword(reason) => Ok(Observed::Pending(reason)),
+            Looked::At(session) => {
+                let role = role_state(&session, &self.name, Some(&self.password)).await?;
+                Ok(Observed::Known((role, self.missing_memberships(&session).await?)))
+            }
         }
     }
 
-    fn diff(&self, state: &Self::State) -> Diff {
+    fn diff(&self, (role, missing): &Self::State) -> Diff {
         let mut diff = Diff::none();
-        role_diff(&mut diff, &self.name, *state);
+        role_diff(&mut diff, &self.name, *role);
+        if !missing.is_empty() {
+            diff.push(MEMBER, missing.join(", "));
+        }
         diff
     }
 
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()> {
         let session = open_to_change(self.access(), host).await?;
-        change_role(&session, &self.name, &self.password, diff).await
+        change_role(&session, &self.name, &self.password, diff).await?;
+        if diff.has(MEMBER) {
+            let roles: Vec<String> =
+                self.missing_memberships(&session).await?.iter().map(|it| quote_name(it)).collect();
+            let statement = format!("GRANT {} TO {}", roles.join(", "), quote_name(&self.name));
+            session.batch_execute(&statement).await.map_err(|error| sql_error("GRANT", &error))?;
+        }
+        Ok(())
     }
 }
 
@@ -132,6 +175,8 @@ pub(super) fn check_role(name: &str, admin_user: &str, password: &str) -> Result
 /// A server that was looked at, or what is missing for it.
 pub(super) enum Looked {
     At(Session),
+    /// It answers and refuses the password; says so.
+    WrongPassword(String),
     Pending(String),
 }
 
@@ -141,11 +186,13 @@ pub(super) async fn look(access: Access<'_>, host: &dyn ReadHost) -> Result<Look
     match access.connect(host, MAINTENANCE_DATABASE).await {
         Ok(session) => return Ok(Looked::At(session)),
         Err(ConnectError::Missing(reason)) => return Ok(Looked::Pending(reason)),
+        Err(error @ ConnectError::WrongPassword { .. }) => return Ok(Looked::WrongPassword(error.to_string())),
         Err(error) if !error.may_pass() => return Err(error.into()),
         Err(_) => {}
     }
     match access.connect_patiently(host, MAINTENANCE_DATABASE, OBSERVE_PATIENCE).await {
         Ok(session) => Ok(Looked::At(session)),
+        Err(error @ ConnectError::WrongPassword { .. }) => Ok(Looked::WrongPassword(error.to_string())),
         Err(error) if error.may_pass() => Ok(Looked::Pending(format!("needs service {}: {error}", access.service))),
         Err(error) => Err(error.into()),
     }
@@ -187,6 +234,7 @@ const CREATE: &str = "role";
 const LOGIN: &str = "login";
 const SUPERUSER: &str = "superuser";
 const PASSWORD: &str = "password";
+const MEMBER: &str = "member of";
 
 pub(super) fn role_diff(diff: &mut Diff, name: &str, state: Option<RoleState>) {
     let Some(state) = state else {
@@ -308,6 +356,9 @@ mod tests {
         session.batch_execute("ALTER ROLE \"ml\"\"flow\" PASSWORD NULL").await.unwrap();
         assert_eq!(changed(&role("canary-b"), &host).await, ["password: ••• (changed)"]);
 
+        let reading = PostgresRole { member_of: vec!["pg_read_all_data".into()], ..role("canary-b") };
+        assert_eq!(changed(&reading, &host).await, ["member of: pg_read_all_data"]);
+
         // Looking cannot change anything, even if it tried to.
         let Looked::At(looking) = look(admin.access(), &host).await.unwrap() else { panic!("pending") };
         let error = looking.batch_execute("CREATE TABLE t ()").await.unwrap_err();
@@ -319,8 +370,8 @@ mod tests {
 
         // The server has another administrator's password than we have.
         let wrong = PostgresRole { admin_password: Some("wrong".into()), ..role("canary-b") };
-        let error = format!("{:#}", wrong.plan(&host).await.unwrap_err());
-        assert!(error.contains("the data directory keeps the password it was first made with"), "{error}");
-        assert!(!error.contains("wrong\""), "{error}");
+        let Planned::Pending(reason) = wrong.plan(&host).await.unwrap() else { panic!("not pending") };
+        assert!(reason.contains("the data directory keeps the password it was first made with"), "{reason}");
+        assert!(!reason.contains("wrong\""), "{reason}");
     }
 }

@@ -64,9 +64,13 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<super::namespace::Namespace>(),
     Kind::of::<super::secret::Secret>(),
     Kind::of::<super::manifest::Manifest>(),
+    Kind::of::<super::helm::Helm>(),
     Kind::of::<super::image::Image>(),
+    Kind::of::<super::postgres_superuser::PostgresSuperuser>(),
     Kind::of::<super::postgres_role::PostgresRole>(),
     Kind::of::<super::postgres_database::PostgresDatabase>(),
+    Kind::of::<super::bucket::Bucket>(),
+    Kind::of::<super::minio_user::MinioUser>(),
 ];
 
 /// The kind of this name.

@@ -69,6 +69,19 @@ impl Resolve for Project {
         self.sources.get(path).cloned().with_context(|| format!("no file {path:?}"))
     }
 
+    fn folder(&mut self, path: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files: Vec<_> = self
+            .sources
+            .iter()
+            .filter_map(|(name, content)| {
+                Some((name.strip_prefix(path)?.strip_prefix('/')?.to_owned(), content.clone()))
+            })
+            .collect();
+        files.sort();
+        anyhow::ensure!(!files.is_empty(), "no folder {path:?}");
+        Ok(files)
+    }
+
     fn artifact(&mut self, name: &str) -> Result<ArtifactPin> {
         self.artifacts.get(name).cloned().with_context(|| format!("no artifact {name:?}"))
     }

@@ -24,6 +24,10 @@ impl Resolve for OneTemplate {
         bail!("no source")
     }
 
+    fn folder(&mut self, _: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        bail!("no folder")
+    }
+
     fn artifact(&mut self, _: &str) -> Result<ArtifactPin> {
         bail!("no artifact")
     }

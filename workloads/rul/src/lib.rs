@@ -101,3 +101,5 @@ pub mod promote;
 pub mod registry;
 pub mod serve;
 pub mod simulate;
+mod token;
+pub mod trigger;

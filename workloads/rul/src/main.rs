@@ -20,6 +20,8 @@ enum Command {
     Serve(rul::serve::Options),
     /// Compare what the service sees with what its model was trained on.
     Drift(Box<rul::drift::Options>),
+    /// Turn drift alerts into retraining runs.
+    Trigger(rul::trigger::Options),
     /// Send engines' windows to a service, with drift at a chosen moment.
     Simulate(rul::simulate::Options),
 }
@@ -39,6 +41,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(options) => rul::serve::run(options)?,
         Command::Drift(options) => return Ok(rul::drift::run(*options)?),
+        Command::Trigger(options) => rul::trigger::run(options)?,
         Command::Simulate(options) => return Ok(rul::simulate::run(options)?),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,439 @@
+use super::*;
+use crate::cluster::helm::Status;
+
+/// Helm of this major version, built once from its module like in the sandbox.
+fn helm_program(major: u32) -> Option<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let archive = match major {
+        3 => "helm-v3.22.0-linux-amd64.tar.gz",
+        _ => "helm-v4.3.1-linux-amd64.tar.gz",
+    };
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"), PathBuf::from);
+    let folder = cache.join("provision/tools").join(archive.trim_end_matches(".tar.gz"));
+    let program = folder.join("linux-amd64/helm");
+    if program.exists() {
+        return Some(program);
+    }
+    let packed = cache.join("provision/tools").join(archive);
+    if !packed.exists() {
+        if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
+            return missing_peer(&format!("Helm {major} is not built, and Go is not installed"));
+        }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sandbox/tools/build.sh");
+        let built = Command::new("bash").arg(script).arg(&packed).status().unwrap();
+        assert!(built.success(), "{script} failed");
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    let unpacked = Command::new("tar").arg("-xzf").arg(&packed).arg("-C").arg(&folder).status().unwrap();
+    assert!(unpacked.success());
+    Some(program)
+}
+
+/// A namespace of its own in a real cluster, a Helm, and a host that is this machine with other files.
+struct Place {
+    rooted: Rooted,
+    reader: Reader,
+    namespace: String,
+    program: PathBuf,
+}
+
+impl Place {
+    async fn new(major: u32) -> Option<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let reader = real_cluster().await?;
+        let program = helm_program(major)?;
+        let rooted = Rooted::new();
+        let kubeconfig = std::fs::read(std::env::var("PROVISION_TEST_KUBECONFIG").unwrap()).unwrap();
+        let file = rooted.path(KUBECONFIG);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, kubeconfig).unwrap();
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("provision-helm-{}-{number}", std::process::id());
+        Some(Self { rooted, reader, namespace, program })
+    }
+
+    fn spec(&self, values: Value) -> Value {
+        let mut all = json!({"password": "canary-1"});
+        all.as_object_mut().unwrap().extend(values.as_object().unwrap().clone());
+        json!({
+            "release": "demo", "namespace": self.namespace, "create_namespace": true, "chart": {"path": "charts/demo"},
+            "values": all, "wait": 60, "timeout": 60, "helm": self.program
+        })
+    }
+
+    fn helm(&self, values: Value) -> Helm {
+        resolved(self.spec(values))
+    }
+
+    /// The changes as `field: detail`, without the namespace's name. The plan leaves nothing behind.
+    async fn plan(&self, helm: &Helm) -> (Diff, Vec<String>) {
+        let before = self.rooted.tree();
+        let planned = helm.plan(&self.rooted.host).await.unwrap();
+        assert_eq!(self.rooted.tree(), before);
+        let diff = match planned {
+            Planned::Change(diff) => diff,
+            Planned::InSync => Diff::none(),
+            Planned::Pending(reason) => panic!("pending: {reason}"),
+        };
+        let lines = diff.changes.iter().map(|change| format!("{}: {}", change.field, change.detail));
+        let lines: Vec<String> = lines.map(|line| line.replace(&self.namespace, "NS")).collect();
+        assert!(!lines.iter().any(|line| line.contains("canary")), "{lines:?}");
+        (diff, lines)
+    }
+
+    /// Plans, applies as the agent would, and plans again: nothing is left to do.
+    async fn up(&self, helm: &Helm) -> Vec<String> {
+        let (diff, lines) = self.plan(helm).await;
+        let sent: Helm = serde_json::from_value(AnyResource::spec(helm).unwrap()).unwrap();
+        Resource::apply(&sent, &self.rooted.host, &diff).await.unwrap();
+        assert_eq!(self.plan(helm).await.1, Vec::<String>::new());
+        lines
+    }
+
+    async fn fails(&self, helm: &Helm) -> String {
+        let (diff, _) = self.plan(helm).await;
+        let error = Resource::apply(helm, &self.rooted.host, &diff).await.unwrap_err();
+        format!("{error:#}").replace(&self.namespace, "NS")
+    }
+
+    async fn live(&self, api_version: &str, kind: &str, name: &str) -> Option<Value> {
+        self.reader.get(&ObjectRef::new(api_version, kind, Some(&self.namespace), name)).await.unwrap()
+    }
+
+    async fn latest(&self) -> Option<(u64, Status)> {
+        let history = self.reader.helm_history(&self.namespace, "demo").await.unwrap();
+        history.latest().map(|latest| (latest.number, latest.status))
+    }
+
+    /// As somebody who works by hand.
+    async fn patch(&self, kind: &str, patch: Value) {
+        use kube::api::{Api, DynamicObject, Patch, PatchParams};
+        let (resource, _) = self.reader.resource("apps/v1", kind).await.unwrap();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.reader.client().clone(), &self.namespace, &resource);
+        let params = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
+        api.patch("demo", &params, &Patch::Merge(&patch)).await.unwrap();
+    }
+
+    /// Starts the change and kills Helm in the middle of it, as a crash would.
+    async fn killed(&self, helm: &Helm, expected: Status) {
+        let given = helm.given(&self.rooted.host, None).await.unwrap();
+        let mut child = Command::new(&self.program)
+            .args(["upgrade", "--install", "demo"])
+            .args(given.chart.arguments())
+            .args(["--namespace", &self.namespace, "--create-namespace", "--values", &given.values.path()])
+            .env("KUBECONFIG", given.kubeconfig.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let job = || self.live("batch/v1", "Job", "demo-hold");
+        while self.latest().await.is_none_or(|(_, status)| status != expected) || job().await.is_none() {
+            assert!(child.try_wait().unwrap().is_none(), "helm ended");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // It is at work: nobody else may be.
+        let error = format!("{:#}", helm.plan(&self.rooted_with_processes(child.id())).await.unwrap_err());
+        assert!(error.contains(&format!("process {} is at work on it", child.id())), "{error}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir_all(self.rooted.path("/proc")).unwrap();
+    }
+
+    /// The host with the entry of one process of this machine.
+    fn rooted_with_processes(&self, id: u32) -> crate::host::RealHost {
+        let folder = self.rooted.path(&format!("/proc/{id}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(format!("/proc/{id}/cmdline"), folder.join("cmdline")).unwrap();
+        self.rooted.host.clone()
+    }
+
+    async fn end(self) {
+        let events = self.rooted.events.lock().unwrap().clone();
+        let said = |event: &HostEvent| format!("{event:?}");
+        assert!(!events.iter().any(|event| said(event).contains("canary")), "{events:?}");
+        let namespace = ObjectRef::new("v1", "Namespace", None, &self.namespace);
+        Writer::new(self.reader.clone()).delete(&self.rooted.host, &namespace).await.unwrap();
+    }
+}
+
+async fn lifecycle(major: u32) {
+    let Some(place) = Place::new(major).await else { return };
+    let first = place.helm(json!({}));
+    let lines = place.up(&first).await;
+    assert_eq!(
+        lines,
+        [
+            "namespace: create NS".to_owned(),
+            format!("release: install demo 0.1.0 with Helm {}", if major == 3 { "v3.22.0" } else { "v4.3.1" }),
+            "Secret NS/demo: create".into(),
+            "ConfigMap NS/demo: create".into(),
+            "Deployment NS/demo: create".into(),
+        ]
+    );
+    assert_eq!(place.latest().await, Some((1, Status::Deployed)));
+
+    // A value.
+    let two = place.helm(json!({"replicas": 2, "extra": true}));
+    let lines = place.up(&two).await;
+    assert_eq!(
+        lines,
+        [
+            "values.replicas: (not given) -> 2",
+            "values.extra: (not given) -> true",
+            "ConfigMap NS/demo-extra: create",
+            "Deployment NS/demo: spec.replicas: 1 -> 2"
+        ]
+    );
+
+    // Something that the chart no longer makes, and a secret.
+    let other = place.helm(json!({"replicas": 2, "extra": false, "password": "canary-2"}));
+    assert_eq!(
+        place.up(&other).await,
+        [
+            "values.extra: true -> false",
+            "values.password: ••• (changed)",
+            "Secret NS/demo: data.password: ••• (changed)",
+            "ConfigMap NS/demo-extra: delete (no longer in the manifest)"
+        ]
+    );
+    assert_eq!(place.live("v1", "ConfigMap", "demo-extra").await, None);
+
+    // By hand.
+    place.patch("Deployment", json!({"spec": {"replicas": 3}})).await;
+    assert_eq!(place.up(&other).await, ["Deployment NS/demo: spec.replicas: 3 -> 2"]);
+
+    // An upgrade that cannot start: the reason, and back.
+    let (before, _) = place.latest().await.unwrap();
+    let broken = place.helm(json!({"replicas": 2, "password": "canary-2", "image": "docker.io/library/nope:1"}));
+    let error = place.fails(&broken).await;
+    assert!(error.starts_with("release NS/demo: Deployment NS/demo cannot become ready: "), "{error}");
+    assert!(error.contains("container main: ErrImageNeverPull: "), "{error}");
+    assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
+    assert_eq!(place.latest().await, Some((before + 2, Status::Deployed)));
+    let progress = place.rooted.events.lock().unwrap().clone();
+    let at = |text: &str| {
+        progress.iter().rposition(|event| matches!(event, HostEvent::Progress(line) if line.contains(text))).unwrap()
+    };
+    assert!(at("ErrImageNeverPull") < at("helm rollback"), "{progress:?}");
+    assert_eq!(place.plan(&other).await.1, Vec::<String>::new());
+    assert_eq!(place.plan(&broken).await.1.len(), 3);
+
+    // A hook that fails: what it printed.
+    let (before, _) = place.latest().await.unwrap();
+    let error = place.fails(&place.helm(json!({"replicas": 2, "password": "canary-2", "check": true}))).await;
+    assert!(error.contains("Job NS/demo-check: ") && error.contains("no such table"), "{error}");
+    assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
+
+    // Killed in the middle of an upgrade.
+    let held = place.helm(json!({"replicas": 1, "hold": true}));
+    place.killed(&held, Status::PendingUpgrade).await;
+    let lines = place.up(&other).await;
+    assert!(lines[0].starts_with("release: pending-upgrade since 20"), "{lines:?}");
+    let good = before + 2;
+    assert!(
+        lines[0].ends_with(&format!(
+            "(revision {}), left by a helm that was ended: goes back to revision {good} first",
+            good + 1
+        )),
+        "{lines:?}"
+    );
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_nothing_to_changed_broken_and_killed_with_helm_4() {
+    lifecycle(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_nothing_to_changed_broken_and_killed_with_helm_3() {
+    lifecycle(3).await;
+}
+
+async fn first_install(major: u32) {
+    let Some(place) = Place::new(major).await else { return };
+    // Killed in the middle.
+    place.killed(&place.helm(json!({"hold": true})), Status::PendingInstall).await;
+    let broken = json!({"image": "docker.io/library/nope:1"});
+    let (_, lines) = place.plan(&place.helm(broken.clone())).await;
+    assert!(lines[0].ends_with("(revision 1), left by a helm that was ended: is uninstalled first"), "{lines:?}");
+
+    // It fails: what there is to see stays.
+    let error = place.fails(&place.helm(broken.clone())).await;
+    assert!(error.contains("ErrImageNeverPull"), "{error}");
+    assert!(
+        error.ends_with("it was left as it is, to be looked at: `helm status demo -n NS`; the next `up` tries again"),
+        "{error}"
+    );
+    assert!(place.live("apps/v1", "Deployment", "demo").await.is_some());
+    place.up(&place.helm(json!({"message": "mended"}))).await;
+    let map = place.live("v1", "ConfigMap", "demo").await.unwrap();
+    assert_eq!(map["data"]["message"], "mended");
+    place.end().await;
+
+    // Unless that is not wanted.
+    let Some(place) = Place::new(major).await else { return };
+    let mut spec = place.spec(broken);
+    spec["uninstall_failed"] = json!(true);
+    let error = place.fails(&resolved(spec)).await;
+    assert!(error.contains("ErrImageNeverPull") && error.ends_with("the failed install was removed"), "{error}");
+    assert_eq!(place.latest().await, None);
+    assert_eq!(place.live("apps/v1", "Deployment", "demo").await, None);
+    // A chart that cannot be rendered is a fault of the plan.
+    let mut spec = place.spec(json!({}));
+    spec["values"].as_object_mut().unwrap().insert("replicas".into(), json!("two: three: four"));
+    let error = format!("{:#}", resolved(spec).plan(&place.rooted.host).await.unwrap_err());
+    assert!(error.starts_with("the chart demo 0.1.0 cannot be rendered with these values: "), "{error}");
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_install_that_does_not_work_with_helm_4() {
+    first_install(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_install_that_does_not_work_with_helm_3() {
+    first_install(3).await;
+}
+
+async fn definitions(major: u32) {
+    let Some(place) = Place::new(major).await else { return };
+    let group = format!("{}.example.dev", place.namespace);
+    let definition = |more: &str| {
+        format!(
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: widgets.{group}}}\nspec:\n  group: {group}\n  \
+             names: {{kind: Widget, plural: widgets}}\n  scope: Namespaced\n  versions:\n  - name: v1\n    served: true\n    storage: true\n    \
+             schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {{type: object, properties: {{size: {{type: integer}}{more}}}}}}}}}}}\n"
+        )
+    };
+    let with = |more: &str| {
+        let mut project = project();
+        project.sources.insert("charts/demo/crds/widgets.yaml".into(), definition(more).into_bytes());
+        let mut helm: Helm = serde_json::from_value(place.spec(json!({"group": group, "random": true}))).unwrap();
+        Resource::resolve(&mut helm, &mut project).unwrap();
+        helm
+    };
+    // A kind and its objects, and a secret that is another one in each rendering.
+    let lines = place.up(&with("")).await;
+    let kinds: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    let expected =
+        ["namespace:", "CustomResourceDefinition", "release:", "Secret", "Secret", "ConfigMap", "Deployment", "Widget"];
+    assert_eq!(kinds, expected);
+    // Helm itself would never touch it again. The release is as it was but for the chart's content.
+    let lines = place.up(&with(", color: {type: string}")).await;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("properties.color.type: (absent) -> string"), "{lines:?}");
+    assert!(lines[1].starts_with("chart: demo 0.1.0 (content "), "{lines:?}");
+    let object =
+        ObjectRef::new("apiextensions.k8s.io/v1", "CustomResourceDefinition", None, &format!("widgets.{group}"));
+    Writer::new(place.reader.clone()).delete(&place.rooted.host, &object).await.unwrap();
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_come_first_and_are_kept_up_to_date_with_helm_4() {
+    definitions(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_come_first_and_are_kept_up_to_date_with_helm_3() {
+    definitions(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_4_goes_on_with_a_release_of_helm_3() {
+    let (Some(mut place), Some(newer)) = (Place::new(3).await, helm_program(4)) else { return };
+    place.up(&place.helm(json!({"message": null}))).await;
+    place.program = newer;
+    assert_eq!(place.plan(&place.helm(json!({"message": null}))).await.1, Vec::<String>::new());
+    place.patch("Deployment", json!({"spec": {"replicas": 3}})).await;
+    let lines = place.up(&place.helm(json!({"message": "new"}))).await;
+    let expected = [
+        "values.message: ••• (changed)",
+        "ConfigMap NS/demo: data.message: \"\" -> new",
+        "Deployment NS/demo: spec.replicas: 3 -> 1",
+    ];
+    assert_eq!(lines, expected);
+    place.end().await;
+}
+
+/// Charts that Helm brings itself are kept in memory; here they are removed again.
+struct Brought;
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all("/run/provision/helm");
+    }
+}
+
+async fn repository(major: u32) {
+    use axum::routing::get;
+    let Some(place) = Place::new(major).await else { return };
+    let archive = place.helm(json!({})).chart.content().unwrap().unwrap();
+    let index =
+        "apiVersion: v1\nentries:\n  demo:\n  - {apiVersion: v2, name: demo, version: 0.1.0, urls: [demo-0.1.0.tgz]}\n";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new()
+        .route("/index.yaml", get(move || async move { index }))
+        .route("/demo-0.1.0.tgz", get(move || async move { archive.clone() }));
+    let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let with = |version: &str| {
+        let mut spec = place.spec(json!({}));
+        spec["chart"] = json!({"repo": url, "name": "demo", "version": version});
+        resolved(spec)
+    };
+    let lines = place.up(&with("0.1.0")).await;
+    assert!(lines[1].starts_with("release: install demo 0.1.0 with Helm v"), "{lines:?}");
+    let error = format!("{:#}", with("0.2.0").plan(&place.rooted.host).await.unwrap_err());
+    assert!(error.starts_with("the chart demo 0.2.0 cannot be rendered with these values: "), "{error}");
+    server.abort();
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chart_of_a_repository() {
+    let _brought = Brought;
+    repository(4).await;
+    repository(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chart_of_an_artifact() {
+    let Some(place) = Place::new(4).await else { return };
+    let with = |chart: &str, content: &[u8]| {
+        let pin = ArtifactPin {
+            name: "demo-chart".into(),
+            version: chart.into(),
+            sha256: crate::hash::sha256(content),
+            url: None,
+        };
+        let cache = place.rooted.path("/var/lib/provision/cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        std::fs::write(cache.join(&pin.sha256), content).unwrap();
+        let mut project = project();
+        project.artifacts.insert("demo-chart".into(), pin);
+        let mut spec = place.spec(json!({}));
+        spec["chart"] = json!({"artifact": "demo-chart"});
+        let mut helm: Helm = serde_json::from_value(spec).unwrap();
+        Resource::resolve(&mut helm, &mut project).unwrap();
+        helm
+    };
+    let first = place.helm(json!({})).chart.content().unwrap().unwrap();
+    place.up(&with("0.1.0", &first)).await;
+    let mut project = project();
+    let values = "replicas: 1\nimage: docker.io/rancher/mirrored-pause:3.10.2\nmessage: bonjour\n";
+    project.sources.insert("charts/demo/values.yaml".into(), values.into());
+    let mut changed: Helm = serde_json::from_value(place.spec(json!({}))).unwrap();
+    Resource::resolve(&mut changed, &mut project).unwrap();
+    let lines = place.up(&with("0.2.0", &changed.chart.content().unwrap().unwrap())).await;
+    assert!(
+        lines[0].starts_with("chart: demo 0.1.0 (content ") && lines[0].contains(" -> demo-chart 0.2.0 ("),
+        "{lines:?}"
+    );
+    assert_eq!(lines[1..], ["ConfigMap NS/demo: data.message: hello -> bonjour"]);
+    place.end().await;
+}

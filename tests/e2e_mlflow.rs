@@ -1,0 +1,297 @@
+//! The data platform under MLflow on a blank sandbox host: with Python's own clients, through losses of pods and of the cluster,
+//! through a changed key, and with basic-auth. Needs root and the release binary: `scripts/test` sets PROVISION_BIN; without it
+//! this says so and passes.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const HOST: &str = "e2e-mlflow";
+
+const STAGES: &str = "system,k3s,images,minio,postgres,mlflow";
+
+/// A copy of the project's files, with an identity of its own, and a host.
+struct World {
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Also when a step failed: nothing stays behind.
+        let _ = self.command(&["sandbox", "down", HOST]).output();
+    }
+}
+
+fn both(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+impl World {
+    fn new(binary: PathBuf) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
+        for name in String::from_utf8(listed.stdout).unwrap().split('\0').filter(|name| !name.is_empty()) {
+            let to = folder.path().join(name);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            if root.join(name).exists() {
+                std::fs::copy(root.join(name), to).unwrap();
+            }
+        }
+        Self { folder, binary }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("PROVISION_IDENTITY", self.folder.path().join("identity.txt"))
+            .env("PROVISION_INVENTORY", format!("inventory/{HOST}.yml"))
+            .env_remove("RUST_BACKTRACE")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs and insists on the exit code.
+    #[track_caller]
+    fn expect(&self, code: i32, arguments: &[&str]) -> String {
+        let start = Instant::now();
+        let output = self.command(arguments).output().unwrap();
+        let text = both(&output);
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("-- provision {} -> {:?} in {seconds:.1} s", arguments.join(" "), output.status.code());
+        assert_eq!(output.status.code(), Some(code), "provision {}:\n{text}", arguments.join(" "));
+        text
+    }
+
+    #[track_caller]
+    fn json(&self, code: i32, arguments: &[&str]) -> Vec<Value> {
+        let text = self.expect(code, &[arguments, &["--json"]].concat());
+        text.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Runs on the host as root.
+    #[track_caller]
+    fn shell(&self, script: &str) -> String {
+        let output = self.command(&["sandbox", "shell", HOST, "--", "sh", "-c", script]).output().unwrap();
+        assert!(output.status.success(), "{script}:\n{}", both(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Runs Python in MLflow's pod: inside the cluster's network, with the pod's own key of the object store.
+    #[track_caller]
+    fn in_pod(&self, script: &str) -> String {
+        let encoded = hex::encode(script);
+        self.shell(&format!(
+            "kubectl exec -n mlops deploy/mlflow -- python3 -c \"exec(bytes.fromhex('{encoded}').decode())\""
+        ))
+    }
+
+    fn secret(&self, key: &str) -> String {
+        String::from_utf8(self.command(&["secret", "get", key]).output().unwrap().stdout).unwrap().trim().to_owned()
+    }
+
+    /// Waits until all checks pass, helping with nothing.
+    #[track_caller]
+    fn heals(&self, what: &str) {
+        let start = Instant::now();
+        loop {
+            let output = self.command(&["healthcheck", "--only", STAGES]).output().unwrap();
+            if output.status.success() {
+                eprintln!("-- {what}: healthy again after {:.0} s", start.elapsed().as_secs_f64());
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(300), "{what}: still broken:\n{}", both(&output));
+            std::thread::sleep(Duration::from_secs(3));
+        }
+    }
+}
+
+/// Resources with something to do, or that were changed, as `stage/resource`.
+fn named(lines: &[Value], key: &str, value: &str) -> Vec<String> {
+    let mut named: Vec<_> = lines
+        .iter()
+        .filter(|line| line["type"] == "resource" && line[key] == value)
+        .map(|line| format!("{}/{}", line["stage"].as_str().unwrap(), line["resource"].as_str().unwrap()))
+        .collect();
+    named.sort();
+    named
+}
+
+/// What a team does with MLflow; prints nothing, ends with an error when something is not as it should be.
+const CLIENT: &str = r#"
+import mlflow, os, sys, tempfile
+mlflow.set_tracking_uri(URI)
+mlflow.set_experiment("turbofan")
+with mlflow.start_run(run_name=NAME) as run:
+    mlflow.log_param("units", 64)
+    mlflow.log_metric("rmse", 12.5)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.bin")
+        open(path, "wb").write(bytes(range(256)) * 4096)
+        mlflow.log_artifact(path, "model")
+client = mlflow.MlflowClient()
+try:
+    client.create_registered_model("rul")
+except mlflow.exceptions.MlflowException as error:
+    assert error.error_code == "RESOURCE_ALREADY_EXISTS", error
+version = client.create_model_version("rul", f"runs:/{run.info.run_id}/model", run.info.run_id)
+client.set_registered_model_alias("rul", "production", version.version)
+"#;
+
+/// What must be there afterwards, for ever.
+const READER: &str = r#"
+import mlflow, sys
+mlflow.set_tracking_uri(URI)
+client = mlflow.MlflowClient()
+version = client.get_model_version_by_alias("rul", "production")
+run = client.get_run(version.run_id)
+assert run.data.metrics == {"rmse": 12.5} and run.data.params == {"units": "64"}, run
+path = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model/model.bin")
+assert open(path, "rb").read() == bytes(range(256)) * 4096
+print("version", version.version)
+"#;
+
+/// Whose key opens what.
+const KEYS: &str = r#"
+import boto3, botocore, os
+s3 = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
+assert s3.list_objects_v2(Bucket="thesis-mlflow")["KeyCount"] > 0
+for bucket in ("thesis-data", "thesis-models", "thesis-backup"):
+    for ask in (lambda: s3.list_objects_v2(Bucket=bucket), lambda: s3.put_object(Bucket=bucket, Key="x", Body=b"x")):
+        try:
+            ask()
+            raise SystemExit(f"{bucket} is open to MLflow's key")
+        except botocore.exceptions.ClientError as error:
+            assert error.response["Error"]["Code"] == "AccessDenied", error
+print("refused")
+"#;
+
+fn script(text: &str, uri: &str) -> String {
+    format!("URI = {uri:?}\nNAME = 'e2e'\n{text}")
+}
+
+/// Runs Python outside of the cluster, with the packages of the server's lock file.
+#[track_caller]
+fn outside(world: &World, text: &str, env: &[(&str, &str)]) -> (bool, String) {
+    let python = Command::new("bash").arg("scripts/venv-mlflow-server").current_dir(&world.folder).output().unwrap();
+    assert!(python.status.success(), "{}", both(&python));
+    let python = String::from_utf8(python.stdout).unwrap();
+    let mut command = Command::new(python.trim());
+    command.arg("-").env("GIT_PYTHON_REFRESH", "quiet").env("MLFLOW_DISABLE_TELEMETRY", "true");
+    command.envs(env.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), both(&output))
+}
+
+#[test]
+fn mlflow_keeps_what_it_is_given() {
+    let Some(binary) = std::env::var_os("PROVISION_BIN").map(PathBuf::from) else {
+        eprintln!("skipped: PROVISION_BIN names no release binary; `make test` runs this");
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: sandbox hosts need root");
+        return;
+    }
+    let world = World::new(binary);
+    world.expect(0, &["sandbox", "up", HOST, "-i", &format!("inventory/{HOST}.yml")]);
+    world.expect(0, &["secret", "init"]);
+    let exposed = "mlflow.expose=true";
+    world.expect(0, &["up", "--only", STAGES, "--set", exposed]);
+    let again = world.json(0, &["up", "--only", STAGES, "--set", exposed]);
+    assert_eq!(again.last().unwrap()["changed"], 0, "the second run changes nothing");
+
+    clients_in_and_outside_of_the_cluster(&world);
+    losses_heal_and_nothing_is_lost(&world);
+    a_new_key_restarts_who_reads_it_and_nobody_else(&world);
+    basic_auth_asks_for_a_password(&world);
+    world.expect(0, &["sandbox", "down", HOST]);
+}
+
+fn clients_in_and_outside_of_the_cluster(world: &World) {
+    world.in_pod(&script(CLIENT, "http://mlflow:5000"));
+    assert_eq!(world.in_pod(&script(READER, "http://mlflow.mlops.svc.cluster.local:5000")), "version 1");
+    assert_eq!(world.in_pod(KEYS), "refused");
+    let address = world.expect(0, &["sandbox", "address", HOST]);
+    let uri = format!("http://{}:30500", address.trim());
+    let (ok, text) = outside(world, &script(CLIENT, &uri), &[]);
+    assert!(ok, "{text}");
+    let (ok, text) = outside(world, &script(READER, &uri), &[]);
+    assert!(ok && text.contains("version 2"), "{text}");
+}
+
+fn losses_heal_and_nothing_is_lost(world: &World) {
+    let read = || world.in_pod(&script(READER, "http://mlflow:5000"));
+    world.shell("kubectl delete pod -n mlops -l app=mlflow --wait=false");
+    world.heals("MLflow's pod was deleted");
+    assert_eq!(read(), "version 2");
+    world.shell("kubectl delete pod -n mlops postgres-0 --wait=false");
+    world.heals("PostgreSQL's pod was deleted");
+    assert_eq!(read(), "version 2");
+    world.shell("kubectl delete pod -n mlops minio-0 --wait=false");
+    world.heals("MinIO's pod was deleted");
+    assert_eq!(read(), "version 2");
+    world.shell(
+        "node=$(kubectl get nodes -o name) && kubectl drain $node --ignore-daemonsets --delete-emptydir-data --force --timeout=120s \
+         && systemctl restart k3s && kubectl uncordon $node",
+    );
+    world.heals("the node was drained and k3s restarted");
+    assert_eq!(read(), "version 2");
+    // What broke meanwhile is what `up` would find.
+    let lines = world.json(0, &["plan", "--only", STAGES, "--set", "mlflow.expose=true"]);
+    assert_eq!(lines.last().unwrap()["change"], 0);
+}
+
+fn a_new_key_restarts_who_reads_it_and_nobody_else(world: &World) {
+    let pods = || {
+        let uid = "kubectl get pods -n mlops --field-selector=status.phase=Running -o \
+                   jsonpath='{range .items[*]}{.metadata.labels.app} {.metadata.uid}{\"\\n\"}{end}'";
+        world.shell(uid).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = pods();
+    let mut set = world.command(&["secret", "set", "minio.mlflow_secret_key"]);
+    let mut set = set.stdin(Stdio::piped()).spawn().unwrap();
+    set.stdin.take().unwrap().write_all(b"another-key-of-mlflow-0123456789").unwrap();
+    assert!(set.wait().unwrap().success());
+    let arguments = ["--only", STAGES, "--set", "mlflow.expose=true"];
+    let expected =
+        ["minio/minio_user mlflow", "mlflow/manifest mlflow/mlflow.yml", "mlflow/secret mlops/mlflow-credentials"];
+    let planned = world.json(3, &[&["plan"], &arguments[..]].concat());
+    assert_eq!(named(&planned, "action", "change"), expected);
+    let done = world.json(0, &[&["up"], &arguments[..]].concat());
+    assert_eq!(named(&done, "result", "changed"), expected);
+    let after = pods();
+    for app in ["postgres", "minio", "mlflow"] {
+        let of = |pods: &[String]| pods.iter().filter(|pod| pod.starts_with(app)).cloned().collect::<Vec<_>>();
+        assert_eq!(of(&before) == of(&after), app != "mlflow", "{app}: {before:?} {after:?}");
+    }
+    assert_eq!(world.in_pod(&script(READER, "http://mlflow:5000")), "version 2");
+    assert_eq!(
+        world.shell("kubectl get jobs -n mlops -o name | grep -c mlflow-migrate"),
+        "1",
+        "one migration per version"
+    );
+}
+
+fn basic_auth_asks_for_a_password(world: &World) {
+    let arguments = ["--only", STAGES, "--set", "mlflow.expose=true", "--set", "mlflow.basic_auth=true"];
+    world.expect(0, &[&["up"], &arguments[..]].concat());
+    world.expect(0, &[&["healthcheck"], &arguments[..]].concat());
+    let address = world.expect(0, &["sandbox", "address", HOST]);
+    let uri = format!("http://{}:30500", address.trim());
+    let (ok, text) = outside(world, &script(READER, &uri), &[]);
+    assert!(!ok && text.contains("401"), "nobody needs a password: {text}");
+    let password = world.secret("mlflow.admin_password");
+    let login = [("MLFLOW_TRACKING_USERNAME", "admin"), ("MLFLOW_TRACKING_PASSWORD", password.as_str())];
+    let (ok, text) = outside(world, &script(READER, &uri), &login);
+    assert!(ok && text.contains("version 2"), "{text}");
+}

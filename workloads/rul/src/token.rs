@@ -1,0 +1,87 @@
+//! The bearer token of those who may.
+
+use std::path::{Path, PathBuf};
+
+use axum::http::{HeaderMap, header};
+
+/// A token; compared, never shown.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("cannot read the token from {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the token is empty: give RUL_TOKEN or --token-file a value, or leave both out")]
+    Empty,
+}
+
+impl Token {
+    /// From a file, else from RUL_TOKEN (not an option: options are in the list of processes).
+    ///
+    /// # Errors
+    /// A file that cannot be read, an empty token.
+    pub fn load(file: Option<&Path>) -> Result<Option<Self>, TokenError> {
+        let text = match file.filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                read.map_err(|source| TokenError::Read { path: path.to_owned(), source })?
+            }
+            None => match std::env::var("RUL_TOKEN") {
+                Ok(text) => text,
+                Err(_) => return Ok(None),
+            },
+        };
+        let text = text.trim();
+        if text.is_empty() { Err(TokenError::Empty) } else { Ok(Some(Self(text.to_owned()))) }
+    }
+
+    /// Whether the request carries `authorization: Bearer TOKEN`.
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let given = given.split_once(' ').filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+        given.is_some_and(|(_, given)| same(given.trim().as_bytes(), self.0.as_bytes()))
+    }
+}
+
+/// Takes as long for a wrong first byte as for a wrong last one.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |different, (x, y)| different | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_token_is_allowed() {
+        let token = Token("secret".into());
+        let allowed = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            token.allows(&headers)
+        };
+        assert!(allowed("Bearer secret") && allowed("bearer  secret"));
+        for wrong in ["", "secret", "Basic secret", "Bearer", "Bearer secre", "Bearer secrets", "Bearer Secret"] {
+            assert!(!allowed(wrong), "{wrong}");
+        }
+        assert!(!token.allows(&HeaderMap::new()));
+        assert!(!format!("{token:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_file_with_nothing_in_it_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(Token::load(Some(file.path())), Err(TokenError::Empty)));
+        std::fs::write(file.path(), "abc\n").unwrap();
+        assert_eq!(Token::load(Some(file.path())).unwrap().unwrap().0, "abc");
+        assert!(matches!(Token::load(Some(Path::new("/nonexistent/token"))), Err(TokenError::Read { .. })));
+    }
+}

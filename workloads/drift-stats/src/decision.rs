@@ -56,6 +56,9 @@ pub struct Policy {
     pub min_expected: f64,
     /// PSI below this is never drift, whatever the null says.
     pub psi: f64,
+    /// PSI must be so many times its null's 99 % quantile. The null comes from the engines that the model has learnt; on others its
+    /// predictions stray farther.
+    pub psi_margin: f64,
     /// Total variation of regime shares below this is never drift.
     pub regime_distance: f64,
     /// KS distance of a sensor below this is never drift.
@@ -84,6 +87,7 @@ impl Default for Policy {
             min_engines: 20,
             min_expected: 10.0,
             psi: 0.2,
+            psi_margin: 1.5,
             regime_distance: 0.1,
             sensor_distance: 0.2,
             alpha: 0.01,

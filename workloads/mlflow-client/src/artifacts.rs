@@ -42,6 +42,26 @@ struct Entry {
     file_size: Option<u64>,
 }
 
+/// Where a download goes.
+enum Target<'a> {
+    Memory(&'a mut Vec<u8>),
+    File { file: &'a mut tokio::fs::File, path: &'a Path },
+}
+
+impl Target<'_> {
+    async fn write(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Memory(bytes) => {
+                bytes.extend_from_slice(chunk);
+                Ok(())
+            }
+            Self::File { file, path } => {
+                file.write_all(chunk).await.map_err(|source| Error::File { path: path.to_path_buf(), source })
+            }
+        }
+    }
+}
+
 impl Client {
     /// All files below a place, in the order of their names. None when there is nothing.
     ///
@@ -157,13 +177,7 @@ impl Client {
         let mut attempt = 1;
         loop {
             let mut bytes = Vec::new();
-            match self
-                .pull(from, most, async |chunk| {
-                    bytes.extend_from_slice(chunk);
-                    Ok(())
-                })
-                .await
-            {
+            match self.pull(from, most, &mut Target::Memory(&mut bytes)).await {
                 Ok(_) => return Ok(bytes),
                 Err(error) if error.is_temporary() && attempt < self.attempts => {}
                 Err(error) => return Err(error),
@@ -178,8 +192,7 @@ impl Client {
         let mut attempt = 1;
         loop {
             let mut file = tokio::fs::File::create(to).await.map_err(file_error)?;
-            let got = self.pull(from, most, async |chunk| file.write_all(chunk).await.map_err(file_error)).await;
-            match got {
+            match self.pull(from, most, &mut Target::File { file: &mut file, path: to }).await {
                 Ok(size) => {
                     file.flush().await.map_err(file_error)?;
                     return Ok(size);
@@ -193,12 +206,7 @@ impl Client {
     }
 
     /// One attempt at a file. Its length.
-    async fn pull(
-        &self,
-        from: &Location,
-        most: u64,
-        mut take: impl AsyncFnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<u64, Error> {
+    async fn pull(&self, from: &Location, most: u64, target: &mut Target<'_>) -> Result<u64, Error> {
         let place = self.artifact_place("the download of", from);
         let mut response = self.open(&place, from).await?;
         let announced = response.content_length();
@@ -217,7 +225,7 @@ impl Client {
             if size > most {
                 return Err(wrong(from, format!("is larger than allowed ({MAX_BYTES} bytes for a whole folder)")));
             }
-            take(&chunk).await?;
+            target.write(&chunk).await?;
         }
         match announced {
             Some(announced) if announced != size => Err(Error::Unreachable {

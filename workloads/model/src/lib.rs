@@ -40,6 +40,6 @@ mod foreign;
 pub use directory::{MANIFEST_FILE, MODEL_FILE, Manifest};
 pub use error::Error;
 pub use model::{Backend, Model, Scratch};
-pub use network::{Lstm, Network, Scaler};
+pub use network::{Lstm, Network, Regimes, Scaler};
 pub use train::{Best, EpochReport, Options, Schedule, Trained, Windows, train};
 pub use verify::{MAX_DIFFERENCE, verify_export};

@@ -8,20 +8,54 @@ pub(crate) const MAX_WIDTH: usize = 4096;
 pub(crate) const MAX_LAYERS: usize = 16;
 pub(crate) const MAX_WINDOW: usize = 4096;
 
-/// What is done to every feature before the first layer: `(x - mean) / scale`.
+/// Most regimes that a file may have.
+pub(crate) const MAX_REGIMES: usize = 256;
+
+/// What is done to every feature before the first layer: `(x - mean) / scale`, of what the regimes make of it where there are some.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scaler {
-    /// One per feature, in the units of the input.
+    /// One per feature, in the units of the input, or of the regimes' output.
     pub mean: Vec<f32>,
     /// One per feature, never zero.
     pub scale: Vec<f32>,
+    /// Where engines fly in several operating regimes, a sensor's level says more about altitude than about wear.
+    pub regimes: Option<Regimes>,
+}
+
+/// Operating regimes: every row is first normalised within its own, `(x - mean) / scale`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Regimes {
+    /// Place in a row of the feature that tells them apart.
+    pub column: usize,
+    /// What it is in the middle of each regime, in the units of the input. A row belongs to the nearest; to the first of two that are
+    /// equally near.
+    pub centres: Vec<f32>,
+    /// `[regime][feature]`.
+    pub mean: Vec<f32>,
+    /// `[regime][feature]`, never zero.
+    pub scale: Vec<f32>,
+}
+
+impl Regimes {
+    /// The regime of a row, by the value of its column.
+    #[must_use]
+    pub fn of(&self, value: f32) -> usize {
+        let mut best = (0, f32::INFINITY);
+        for (regime, centre) in self.centres.iter().enumerate() {
+            let distance = (value - centre).abs();
+            if distance < best.1 {
+                best = (regime, distance);
+            }
+        }
+        best.0
+    }
 }
 
 impl Scaler {
     /// Leaves `features` numbers as they are.
     #[must_use]
     pub fn identity(features: usize) -> Self {
-        Self { mean: vec![0.0; features], scale: vec![1.0; features] }
+        Self { mean: vec![0.0; features], scale: vec![1.0; features], regimes: None }
     }
 
     /// Mean and standard deviation of every column of `rows` (row-major, `features` wide). A column
@@ -59,15 +93,106 @@ impl Scaler {
                 if sd <= m.abs() * 1e-6 || sd < 1e-12 { 1.0 } else { sd as f32 }
             })
             .collect();
-        Ok(Self { mean: mean.iter().map(|m| *m as f32).collect(), scale })
+        Ok(Self { mean: mean.iter().map(|m| *m as f32).collect(), scale, regimes: None })
+    }
+
+    /// [`Scaler::fit`] within regimes: rows are told apart by the nearest of `centres` in `column`. Centres that no row is
+    /// nearest to are left out; a single one that remains makes no regimes.
+    ///
+    /// # Errors
+    /// As [`Scaler::fit`]; also without a finite centre and for a column that is not there.
+    pub fn fit_regimes(rows: &[f32], features: usize, column: usize, centres: &[f32]) -> Result<Self, Error> {
+        let whole = Self::fit(rows, features)?;
+        if column >= features || centres.is_empty() || centres.iter().any(|c| !c.is_finite()) {
+            return Err(Error::invalid(
+                "regimes",
+                format!("{} centres in column {column} of {features}", centres.len()),
+            ));
+        }
+        let tell = Regimes { column, centres: centres.to_vec(), mean: Vec::new(), scale: Vec::new() };
+        let mut parts: Vec<Vec<f32>> = vec![Vec::new(); centres.len()];
+        for row in rows.chunks_exact(features) {
+            parts[tell.of(row[column])].extend_from_slice(row);
+        }
+        let mut regimes = Regimes { centres: Vec::new(), ..tell };
+        for (part, centre) in parts.iter().zip(centres).filter(|(part, _)| !part.is_empty()) {
+            let fitted = Self::fit(part, features)?;
+            regimes.centres.push(*centre);
+            regimes.mean.extend(fitted.mean);
+            regimes.scale.extend(fitted.scale);
+        }
+        if regimes.centres.len() < 2 {
+            return Ok(whole);
+        }
+        Ok(Self { regimes: Some(regimes), ..Self::identity(features) })
+    }
+
+    /// Scales one row into `to`, both one number per feature.
+    pub(crate) fn apply(&self, row: &[f32], to: &mut [f32]) {
+        let columns = to.iter_mut().zip(row).zip(self.mean.iter().zip(&self.scale));
+        let Some(regimes) = &self.regimes else {
+            columns.for_each(|((to, x), (mean, scale))| *to = (x - mean) / scale);
+            return;
+        };
+        let at = regimes.of(row[regimes.column]) * row.len();
+        let inner = regimes.mean[at..].iter().zip(&regimes.scale[at..]);
+        for (((to, x), (mean, scale)), (inner_mean, inner_scale)) in columns.zip(inner) {
+            *to = ((x - inner_mean) / inner_scale - mean) / scale;
+        }
+    }
+
+    /// One row in `f64`.
+    fn exact(&self, row: &[f32]) -> Vec<f64> {
+        let scaled = |x: f64, mean: f32, scale: f32| (x - f64::from(mean)) / f64::from(scale);
+        let inner = |k: usize| match &self.regimes {
+            None => f64::from(row[k]),
+            Some(r) => {
+                let at = r.of(row[r.column]) * row.len() + k;
+                scaled(f64::from(row[k]), r.mean[at], r.scale[at])
+            }
+        };
+        (0..row.len()).map(|k| scaled(inner(k), self.mean[k], self.scale[k])).collect()
+    }
+
+    /// Lengths and numbers that may not be.
+    pub(crate) fn check(&self, features: usize) -> Result<(), Error> {
+        let bad = |reason: String| Err(Error::invalid("scaler", reason));
+        if self.mean.len() != features || self.scale.len() != features {
+            return bad(format!("{} means and {} scales for {features} features", self.mean.len(), self.scale.len()));
+        }
+        let none = (&Vec::new(), &Vec::new());
+        let (means, scales) = self.regimes.as_ref().map_or(none, |r| (&r.mean, &r.scale));
+        if let Some(r) = &self.regimes {
+            let count = r.centres.len();
+            if count == 0 || count > MAX_REGIMES || r.column >= features {
+                return bad(format!("{count} regimes (allowed 1 to {MAX_REGIMES}) told apart by column {}", r.column));
+            }
+            if means.len() != count * features || scales.len() != count * features {
+                return bad(format!("{} means and {} scales for {count} regimes", means.len(), scales.len()));
+            }
+            if r.centres.iter().any(|c| !c.is_finite()) {
+                return bad("the centre of a regime is not a finite number".into());
+            }
+        }
+        let all = || self.mean.iter().chain(&self.scale).chain(means).chain(scales);
+        if all().any(|x| !x.is_finite()) {
+            return bad("a parameter is not a finite number".into());
+        }
+        if self.scale.contains(&0.0) || scales.contains(&0.0) {
+            return bad("a scale is zero".into());
+        }
+        Ok(())
     }
 
     /// The same scaling for clients that send `(x - low) / (high - low)` instead of `x`. Where
     /// `high == low` such a client sends 0 and the feature is taken as its mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the bounds are not one per feature.
+    /// [`Error::Shape`] when the bounds are not one per feature, [`Error::Invalid`] for a scaler with regimes.
     pub fn for_min_max_clients(&self, low: &[f32], high: &[f32]) -> Result<Self, Error> {
+        if self.regimes.is_some() {
+            return Err(Error::invalid("scaler", "with regimes it takes raw numbers only"));
+        }
         for bound in [low, high] {
             if bound.len() != self.mean.len() {
                 return Err(Error::Shape { what: "min-max bounds", expected: self.mean.len(), got: bound.len() });
@@ -143,9 +268,7 @@ impl Network {
         if self.window == 0 || self.window > MAX_WINDOW {
             return bad(format!("window {}, allowed 1 to {MAX_WINDOW}", self.window));
         }
-        if self.scaler.scale.len() != features {
-            return bad(format!("{features} means, {} scales", self.scaler.scale.len()));
-        }
+        self.scaler.check(features)?;
         if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
             return bad(format!("{} layers, allowed 1 to {MAX_LAYERS}", self.layers.len()));
         }
@@ -176,25 +299,23 @@ impl Network {
         let finite = |xs: &[f32]| xs.iter().all(|x| x.is_finite());
         let all = self.layers.iter().all(|l| finite(&l.w) && finite(&l.r) && finite(&l.b))
             && finite(&self.head)
-            && finite(&[self.bias])
-            && finite(&self.scaler.mean)
-            && finite(&self.scaler.scale);
+            && finite(&[self.bias]);
         if !all {
             return bad("a parameter is not a finite number".into());
-        }
-        if self.scaler.scale.contains(&0.0) {
-            return bad("a scale is zero".into());
         }
         Ok(())
     }
 
     /// The same function behind another scaler: the first layer takes up the difference. `scaler`
-    /// must have as many features.
+    /// must have as many features. With other regimes it cannot be the same function; the layers, which are used to standardised
+    /// numbers, then stay as they are.
     #[must_use]
     pub(crate) fn rescaled(&self, scaler: &Scaler) -> Self {
         let mut out = self.clone();
         let old = &self.scaler;
-        if let Some(first) = out.layers.first_mut() {
+        if old.regimes == scaler.regimes
+            && let Some(first) = out.layers.first_mut()
+        {
             for (row, b) in first.w.chunks_exact_mut(first.input).zip(&mut first.b) {
                 let mut shift = 0.0;
                 for (k, w) in row.iter_mut().enumerate() {
@@ -218,16 +339,7 @@ impl Network {
         if window.len() != self.window * features {
             return Err(Error::Shape { what: "window", expected: self.window * features, got: window.len() });
         }
-        let mut sequence: Vec<Vec<f64>> = window
-            .chunks_exact(features)
-            .map(|row| {
-                row.iter()
-                    .zip(&self.scaler.mean)
-                    .zip(&self.scaler.scale)
-                    .map(|((x, m), s)| (f64::from(*x) - f64::from(*m)) / f64::from(*s))
-                    .collect()
-            })
-            .collect();
+        let mut sequence: Vec<Vec<f64>> = window.chunks_exact(features).map(|row| self.scaler.exact(row)).collect();
         for layer in &self.layers {
             layer.forward_exact(&mut sequence);
         }

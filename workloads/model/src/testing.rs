@@ -30,6 +30,7 @@ pub(crate) fn network(seed: u64, window: usize, features: usize, hidden: &[usize
         scaler: Scaler {
             mean: uniform(&mut rng, features, 100.0),
             scale: uniform(&mut rng, features, 5.0).iter().map(|s| s.abs() + 0.5).collect(),
+            regimes: None,
         },
         layers,
         head: uniform(&mut rng, input, 30.0),
@@ -48,4 +49,17 @@ pub(crate) fn windows(seed: u64, network: &Network, count: usize) -> Vec<f32> {
         }
     }
     out
+}
+
+/// The same behind `count` regimes that its first feature tells apart.
+pub(crate) fn with_regimes(seed: u64, mut network: Network, count: usize) -> Network {
+    let mut rng = Rng::new(seed);
+    let features = network.features();
+    network.scaler.regimes = Some(crate::Regimes {
+        column: 0,
+        centres: (0..count).map(|i| i as f32 * 40.0 - 80.0).collect(),
+        mean: uniform(&mut rng, count * features, 2.0),
+        scale: uniform(&mut rng, count * features, 1.0).iter().map(|s| s.abs() + 0.5).collect(),
+    });
+    network
 }

@@ -48,12 +48,25 @@ fn network(hidden: &[usize]) -> Network {
         .collect();
     Network {
         window: 30,
-        scaler: Scaler { mean: weights(16, 500.0), scale: (0..16).map(|i| 0.5 + i as f32).collect() },
+        scaler: Scaler { mean: weights(16, 500.0), scale: (0..16).map(|i| 0.5 + i as f32).collect(), regimes: None },
         layers,
         head: weights(input, 20.0),
         bias: 70.0,
         cap: 125.0,
     }
+}
+
+/// The same for engines that fly in six regimes, told apart by the first feature.
+fn in_regimes(mut network: Network) -> Network {
+    network.scaler.mean.fill(0.0);
+    network.scaler.scale.fill(1.0);
+    network.scaler.regimes = Some(model::Regimes {
+        column: 0,
+        centres: vec![0.0, 10.0, 20.0, 25.0, 35.0, 42.0],
+        mean: (0..96).map(|i| if i % 16 == 0 { 20.0 } else { noise(i) * 500.0 }).collect(),
+        scale: (0..96).map(|i| 0.5 + (i % 16) as f32).collect(),
+    });
+    network
 }
 
 fn numbers(path: &Path) -> Vec<f32> {
@@ -76,17 +89,26 @@ fn agree(ours: &[f32], theirs: &[f32], what: &str) {
 fn onnxruntime_agrees() {
     let Some(python) = python() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/peer.py");
-    for hidden in [&[64, 64][..], &[20], &[33, 16, 8]] {
+    for (hidden, regimes) in [(&[64, 64][..], false), (&[20], false), (&[33, 16, 8], false), (&[64], true)] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let network = network(hidden);
+        let network = if regimes { in_regimes(network(hidden)) } else { network(hidden) };
         let names: Vec<String> = (0..16).map(|i| format!("s{i}")).collect();
         Model::save_dir(folder, &network, "rul", "1", &names).unwrap();
         let input: Vec<f32> = (0..40 * 30)
             .flat_map(|row| {
                 let scaler = &network.scaler;
                 let columns = scaler.mean.iter().zip(&scaler.scale).enumerate();
-                columns.map(move |(i, (m, s))| m + 2.5 * s * noise(row * 16 + i))
+                columns.map(move |(i, (m, s))| match &scaler.regimes {
+                    None => m + 2.5 * s * noise(row * 16 + i),
+                    // The first feature wanders through all regimes, the others stay near their own level there.
+                    Some(r) => {
+                        let centre = r.centres[row % 6];
+                        let own = (row % 6) * 16 + i;
+                        let level = if i == 0 { centre } else { r.mean[own] };
+                        level + 2.5 * noise(row * 16 + i) * if i == 0 { 0.1 } else { r.scale[own] }
+                    }
+                })
             })
             .collect();
         let bytes: Vec<u8> = input.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -96,7 +118,7 @@ fn onnxruntime_agrees() {
         eprint!("{}", String::from_utf8_lossy(&run.stdout));
         let (model, _) = Model::load_dir(folder).unwrap();
         let ours = model.predict_all(&input).unwrap();
-        agree(&ours, &numbers(&folder.join("output.f32")), &format!("{hidden:?}"));
+        agree(&ours, &numbers(&folder.join("output.f32")), &format!("{hidden:?}, regimes: {regimes}"));
 
         let foreign = std::fs::read(folder.join("foreign.onnx")).unwrap();
         assert!(matches!(model::onnx::read(&foreign), Err(Error::Foreign { .. })));

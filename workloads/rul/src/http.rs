@@ -62,7 +62,8 @@ pub fn reason(error: &reqwest::Error) -> String {
 /// An address without user, password and query.
 #[must_use]
 pub fn shown(url: &str) -> String {
-    let Ok(mut parsed) = reqwest::Url::parse(url) else {
+    // `user:password@host` is an address without a host, of the scheme `user`.
+    let Some(mut parsed) = reqwest::Url::parse(url).ok().filter(reqwest::Url::has_host) else {
         return "an address that cannot be read".to_owned();
     };
     // They fail for addresses that cannot have them.

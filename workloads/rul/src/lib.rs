@@ -94,6 +94,7 @@
 //! `--grace` (20 s). SIGINT: the same without the delay. A second signal ends it at once. Exit
 //! status 0.
 
+pub mod artifact;
 pub mod drift;
 pub mod http;
 pub mod promote;

@@ -17,9 +17,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answer predictions over HTTP.
-    Serve(rul::serve::Options),
+    Serve(Box<rul::serve::Options>),
     /// Compare what the service sees with what its model was trained on.
     Drift(Box<rul::drift::Options>),
+    /// Compare a new model with the one that is served, and serve the better one.
+    Promote(Box<rul::promote::Options>),
     /// Turn drift alerts into retraining runs.
     Trigger(rul::trigger::Options),
     /// Send engines' windows to a service, with drift at a chosen moment.
@@ -39,8 +41,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Serve(options) => rul::serve::run(options)?,
+        Command::Serve(options) => rul::serve::run(*options)?,
         Command::Drift(options) => return Ok(rul::drift::run(*options)?),
+        Command::Promote(options) => return Ok(rul::promote::run(*options)?),
         Command::Trigger(options) => rul::trigger::run(options)?,
         Command::Simulate(options) => return Ok(rul::simulate::run(options)?),
     }

@@ -138,11 +138,17 @@ impl SensorShift {
 }
 
 impl PredictionShift {
-    /// Judges the PSI: large, and larger than on drift-free traffic.
+    /// PSI from which a window is bad: large, and clearly larger than on drift-free traffic.
+    #[must_use]
+    pub fn threshold(&self, policy: &Policy) -> f64 {
+        policy.psi.max(policy.psi_margin * self.null_99)
+    }
+
+    /// Judges the PSI.
     #[must_use]
     pub fn verdict(&self, policy: &Policy) -> Verdict {
         Verdict {
-            over: self.psi >= policy.psi && self.psi > self.null_99,
+            over: self.psi >= self.threshold(policy),
             // Predictions alone never page at once: only inputs do.
             strong: false,
             reason: format!(

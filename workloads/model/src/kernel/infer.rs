@@ -6,7 +6,7 @@
 use super::buffer::Buffer;
 use super::tile::{Spill, Tile, accumulate, start, store, tiles};
 use super::vector::{GATE_SCALE, Vector, cell};
-use crate::{Lstm, Network};
+use crate::{Lstm, Network, Regimes, Scaler};
 
 /// Rows that go through the network together: their states stay in the first two caches.
 const GROUP: usize = 48;
@@ -49,13 +49,31 @@ impl Packed {
     }
 }
 
+/// Offset and factor per regime and feature: both stages of the scaler in one.
+fn scaling(scaler: &Scaler) -> (Vec<f32>, Vec<f32>) {
+    let features = scaler.mean.len();
+    let outer = |k: usize| (f64::from(scaler.mean[k % features]), f64::from(scaler.scale[k % features]));
+    match &scaler.regimes {
+        None => (scaler.mean.clone(), (0..features).map(|k| (1.0 / outer(k).1) as f32).collect()),
+        Some(regimes) => {
+            let inner = |k: usize| (f64::from(regimes.mean[k]), f64::from(regimes.scale[k]));
+            let all = 0..regimes.mean.len();
+            let mean = all.clone().map(|k| (inner(k).0 + inner(k).1 * outer(k).0) as f32).collect();
+            (mean, all.map(|k| (1.0 / (inner(k).1 * outer(k).1)) as f32).collect())
+        }
+    }
+}
+
 /// A network packed for prediction.
 #[derive(Debug)]
 pub(super) struct Plan {
     window: usize,
+    features: usize,
+    /// `[regime][feature]`; without regimes there is one.
     mean: Vec<f32>,
-    /// One over the scale.
+    /// `[regime][feature]`: one over the scale.
     factor: Vec<f32>,
+    regimes: Option<Regimes>,
     layers: Vec<Packed>,
     head: Buffer,
     bias: f32,
@@ -80,10 +98,13 @@ impl Plan {
         let stride = layers.iter().map(|l| l.blocks * lanes).max().unwrap_or(lanes);
         let mut head = Buffer::zeros(stride);
         head[..network.head.len()].copy_from_slice(&network.head);
+        let (mean, factor) = scaling(&network.scaler);
         Self {
             window: network.window,
-            mean: network.scaler.mean.clone(),
-            factor: network.scaler.scale.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect(),
+            features: network.features(),
+            mean,
+            factor,
+            regimes: network.scaler.regimes.clone(),
             layers,
             head,
             bias: network.bias,
@@ -99,7 +120,7 @@ impl Plan {
     /// `input` is `out.len()` whole windows.
     #[inline(always)]
     pub(super) unsafe fn predict<V: Vector>(&self, workspace: &mut Workspace, input: &[f32], out: &mut [f32]) {
-        let size = self.window * self.mean.len();
+        let size = self.window * self.features;
         // Groups of one size, so that the last one is not a lonely row.
         let groups = out.len().div_ceil(GROUP).max(1);
         let group = out.len().div_ceil(groups).max(1);
@@ -117,11 +138,13 @@ impl Plan {
 
     /// Copies step `step` of every row, scaled, to `to`.
     fn scale_step(&self, input: &[f32], step: usize, to: &mut [f32]) {
-        let features = self.mean.len();
+        let features = self.features;
         let windows = input.chunks_exact(self.window * features);
         for (window, to) in windows.zip(to.chunks_exact_mut(features)) {
             let row = &window[step * features..][..features];
-            for (((to, x), mean), factor) in to.iter_mut().zip(row).zip(&self.mean).zip(&self.factor) {
+            let at = self.regimes.as_ref().map_or(0, |r| r.of(row[r.column]) * features);
+            let (mean, factor) = (&self.mean[at..][..features], &self.factor[at..][..features]);
+            for (((to, x), mean), factor) in to.iter_mut().zip(row).zip(mean).zip(factor) {
                 *to = (x - mean) * factor;
             }
         }
@@ -131,7 +154,7 @@ impl Plan {
     /// As [`Plan::predict`].
     #[inline(always)]
     unsafe fn few<V: Vector>(&self, ws: &mut Workspace, input: &[f32], out: &mut [f32]) {
-        let (rows, features) = (out.len(), self.mean.len());
+        let (rows, features) = (out.len(), self.features);
         let steps = self.window * rows;
         ws.scaled.grow(steps * features);
         ws.sequence.grow(steps * self.stride);
@@ -183,7 +206,7 @@ impl Plan {
     /// As [`Plan::predict`].
     #[inline(always)]
     unsafe fn many<V: Vector>(&self, ws: &mut Workspace, input: &[f32], out: &mut [f32]) {
-        let (rows, features) = (out.len(), self.mean.len());
+        let (rows, features) = (out.len(), self.features);
         let size = rows * self.stride;
         ws.scaled.grow(rows * features);
         ws.cells.grow(self.layers.len() * size);

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::testing::{network, windows};
+use crate::testing::{network, windows, with_regimes};
 
 /// Every instruction set of this machine against the definition in `f64`, over shapes that fill
 /// blocks and tiles and shapes that do not.
@@ -10,13 +10,14 @@ fn every_instruction_set_agrees_with_the_definition() {
     for (seed, window, features, hidden) in
         [(1, 12, 16, &[64, 64][..]), (2, 7, 3, &[5]), (3, 12, 17, &[33, 20, 9]), (4, 1, 1, &[1]), (5, 9, 4, &[16, 48])]
     {
-        let network = network(seed, window, features, hidden);
-        for batch in [1, 2, 5, 6, 7, 13, 50] {
-            let input = windows(seed, &network, batch);
+        let plain = network(seed, window, features, hidden);
+        let regimes = with_regimes(seed, plain.clone(), 4);
+        for (network, batch) in [1, 2, 5, 6, 7, 13, 50].into_iter().flat_map(|b| [(&plain, b), (&regimes, b)]) {
+            let input = windows(seed, network, batch);
             let exact: Vec<f64> =
                 input.chunks_exact(window * features).map(|w| network.forward_exact(w).unwrap()).collect();
             for set in InstructionSet::available() {
-                let kernel = Kernel::with(&network, set);
+                let kernel = Kernel::with(network, set);
                 let mut out = vec![0.0; batch];
                 kernel.predict(&mut Workspace::default(), &input, &mut out);
                 for (got, want) in out.iter().zip(&exact) {

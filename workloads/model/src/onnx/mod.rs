@@ -1,7 +1,8 @@
 //! Our graph as ONNX (opset 17, IR 8) and back:
 //! `Sub(mean) -> Div(scale) -> Transpose -> LSTM -> Squeeze -> ... -> LSTM(Y_h) -> Squeeze -> Gemm ->
 //! Clip(0, cap)`, input `input` `[batch, window, features]`, output `output` `[batch, 1]`.
-//! Scaler and cap travel inside; [`Labels`] travel as metadata.
+//! With regimes, eight nodes before it look up each row's own mean and scale: `Gather(column) -> Sub(centres) -> Abs -> ArgMin`,
+//! `Gather` of both tables, `Sub -> Div`. Scaler and cap travel inside; [`Labels`] travel as metadata.
 
 use crate::Network;
 

@@ -1,6 +1,6 @@
 use super::graph::{Attribute, Data, FLOAT, Graph, Node, Tensor};
 use super::{Labels, Parsed};
-use crate::{Error, Lstm, Network, Scaler};
+use crate::{Error, Lstm, Network, Regimes, Scaler};
 
 /// Squeeze takes its axes as an input from here on.
 const OLDEST_OPSET: u64 = 13;
@@ -65,7 +65,61 @@ impl<'g, 'a> Walk<'g, 'a> {
         Ok(Self { graph, next: 0, value: input.name, window, features })
     }
 
+    /// The eight nodes that normalise within regimes, where the file begins with them.
+    fn regimes(&mut self) -> Result<Option<Regimes>, Error> {
+        if self.graph.nodes.first().is_none_or(|n| n.op != "Gather") {
+            return Ok(None);
+        }
+        let input = self.value;
+        let teller = self.node("Gather", 2)?;
+        self.only(teller, &[("axis", 2)])?;
+        let column = match self.tensor(teller.inputs[1])? {
+            Tensor { data: Data::Ints(column), dims, .. } if dims == &[1] => column[0],
+            _ => return foreign("regimes are told apart by more than one column"),
+        };
+        let apart = self.node("Sub", 2)?;
+        let centres = self.tensor(apart.inputs[1])?;
+        let [count] = centres.dims[..] else {
+            return foreign("the centres of the regimes are not a list");
+        };
+        let centres = self.floats(apart.inputs[1], &[count])?.to_vec();
+        self.node("Abs", 1)?;
+        let argmin = self.node("ArgMin", 1)?;
+        self.only(argmin, &[("axis", 2), ("keepdims", 0)])?;
+        let regime = self.value;
+        let mut table = || -> Result<(&'a str, Vec<f32>), Error> {
+            // Both tables are looked up by the regime: the path forks here.
+            self.value = self.graph.nodes.get(self.next).and_then(|n| n.inputs.first()).copied().unwrap_or_default();
+            let gather = self.node("Gather", 2)?;
+            self.only(gather, &[("axis", 0)])?;
+            if gather.inputs[1] != regime {
+                return foreign("a table is not looked up by the regime");
+            }
+            Ok((self.value, self.floats(gather.inputs[0], &[count, self.features])?.to_vec()))
+        };
+        let ((own_mean, mean), (own_scale, scale)) = (table()?, table()?);
+        self.value = input;
+        let (sub, div) = (self.node("Sub", 2)?, self.node("Div", 2)?);
+        if sub.inputs[1] != own_mean || div.inputs[1] != own_scale {
+            return foreign("rows are not normalised by their own regime");
+        }
+        let Ok(column) = usize::try_from(column) else {
+            return foreign(format!("regimes are told apart by column {column}"));
+        };
+        Ok(Some(Regimes { column, centres, mean, scale }))
+    }
+
+    /// Integer attributes, exactly these.
+    fn only(&self, node: &Node<'_>, wanted: &[(&str, i64)]) -> Result<(), Error> {
+        let has = |(name, value): &(&str, i64)| node.attributes.contains(&(*name, Attribute::Int(*value)));
+        if node.attributes.len() == wanted.len() && wanted.iter().all(has) {
+            return Ok(());
+        }
+        foreign(format!("{} has other attributes", node.op))
+    }
+
     fn network(mut self) -> Result<Network, Error> {
+        let regimes = self.regimes()?;
         let sub = self.node("Sub", 2)?;
         let mean = self.floats(sub.inputs[1], &[self.features])?.to_vec();
         let div = self.node("Div", 2)?;
@@ -112,7 +166,7 @@ impl<'g, 'a> Walk<'g, 'a> {
             [output] if output.name == self.value => {}
             _ => return foreign("the Clip is not its one output"),
         }
-        Ok(Network { window: self.window, scaler: Scaler { mean, scale }, layers, head, bias, cap })
+        Ok(Network { window: self.window, scaler: Scaler { mean, scale, regimes }, layers, head, bias, cap })
     }
 
     /// The next node, which must be an `op` of the current value with `inputs` inputs.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{network, windows};
+use crate::testing::{network, windows, with_regimes};
 use crate::{Error, Model};
 
 fn labels(features: usize) -> Labels {
@@ -27,6 +27,37 @@ fn what_is_written_is_read_back() {
         let after = Model::from_onnx(&bytes).unwrap().predict_all(&input).unwrap();
         assert_eq!(before, after);
     }
+}
+
+#[test]
+fn regimes_are_written_and_read_back() {
+    for count in [1, 2, 6] {
+        let network = with_regimes(11, network(10, 30, 16, &[20]), count);
+        let bytes = write(&network, &labels(16)).unwrap();
+        assert_eq!(read(&bytes).unwrap().network, network);
+        for length in 0..bytes.len() {
+            if let Ok(parsed) = read(&bytes[..length]) {
+                assert_eq!(parsed.network, network, "{length}");
+            }
+        }
+    }
+    let bytes = write(&with_regimes(11, network(10, 6, 3, &[4]), 3), &Labels::default()).unwrap();
+    for (from, to, why) in [
+        ("Abs", "Neg", "node 2 is Neg, not Abs"),
+        ("ArgMin", "ArgMax", "node 3 is ArgMax"),
+        ("keepdims", "keepdimz", "other attributes"),
+        ("own_mean", "own_maen", "not normalised by their own regime"),
+    ] {
+        match read(&replaced(&bytes, from, to)) {
+            Err(Error::Foreign { reason }) => assert!(reason.contains(why), "{from}: {reason}"),
+            other => panic!("{from}: {other:?}"),
+        }
+    }
+    let mut bad = with_regimes(11, network(10, 6, 3, &[4]), 3);
+    if let Some(regimes) = &mut bad.scaler.regimes {
+        regimes.column = 3;
+    }
+    assert!(write(&bad, &Labels::default()).unwrap_err().to_string().contains("column 3"));
 }
 
 #[test]
@@ -144,8 +175,13 @@ proptest! {
     fn a_damaged_file_is_survived(
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in proptest::option::of(any::<prop::sample::Index>()),
+        regimes in any::<bool>(),
     ) {
-        let mut bytes = write(&network(9, 4, 2, &[3, 2]), &labels(2)).unwrap();
+        let mut network = network(9, 4, 2, &[3, 2]);
+        if regimes {
+            network = with_regimes(12, network, 3);
+        }
+        let mut bytes = write(&network, &labels(2)).unwrap();
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -35,8 +35,26 @@ pub fn write(network: &Network, labels: &Labels) -> Result<Vec<u8>, Error> {
 fn graph(network: &Network) -> Writer {
     let features = network.features();
     let one = |x: f32| vec![x];
-    let mut g = Writer::default()
-        .message(1, node("Sub", &["input", "mean"], &["centred"]))
+    let regimes = network.scaler.regimes.as_ref();
+    let mut g = Writer::default();
+    if regimes.is_some() {
+        // The nearest centre's row of both tables.
+        g = g
+            .message(1, node("Gather", &["input", "column"], &["teller"]).message(5, int("axis", 2)))
+            .message(1, node("Sub", &["teller", "centres"], &["apart"]))
+            .message(1, node("Abs", &["apart"], &["distance"]))
+            .message(
+                1,
+                node("ArgMin", &["distance"], &["regime"]).message(5, int("axis", 2)).message(5, int("keepdims", 0)),
+            )
+            .message(1, node("Gather", &["regime_mean", "regime"], &["own_mean"]).message(5, int("axis", 0)))
+            .message(1, node("Gather", &["regime_scale", "regime"], &["own_scale"]).message(5, int("axis", 0)))
+            .message(1, node("Sub", &["input", "own_mean"], &["own_centred"]))
+            .message(1, node("Div", &["own_centred", "own_scale"], &["normal"]));
+    }
+    let first = if regimes.is_some() { "normal" } else { "input" };
+    g = g
+        .message(1, node("Sub", &[first, "mean"], &["centred"]))
         .message(1, node("Div", &["centred", "scale"], &["scaled"]))
         .message(1, node("Transpose", &["scaled"], &["steps0"]).message(5, ints("perm", &[1, 0, 2])));
     for (i, layer) in network.layers.iter().enumerate() {
@@ -63,6 +81,14 @@ fn graph(network: &Network) -> Writer {
         .message(5, floats("mean", &[features], &network.scaler.mean))
         .message(5, floats("scale", &[features], &network.scaler.scale))
         .message(5, axis("axis0", 0));
+    if let Some(r) = regimes {
+        let count = r.centres.len();
+        g = g
+            .message(5, axis("column", r.column as i64))
+            .message(5, floats("centres", &[count], &r.centres))
+            .message(5, floats("regime_mean", &[count, features], &r.mean))
+            .message(5, floats("regime_scale", &[count, features], &r.scale));
+    }
     if network.layers.len() > 1 {
         g = g.message(5, axis("axis1", 1));
     }

@@ -21,9 +21,7 @@ pub(super) fn fill(
         let window = &data.inputs[index * data.size()..][..data.size()];
         for (step, from) in window.chunks_exact(features).enumerate() {
             let to = &mut shard.inputs[(step * rows + row) * features..][..features];
-            for (((to, x), mean), scale) in to.iter_mut().zip(from).zip(&scaler.mean).zip(&scaler.scale) {
-                *to = (x - mean) / scale;
-            }
+            scaler.apply(from, to);
         }
     }
     if options.input_noise > 0.0 {

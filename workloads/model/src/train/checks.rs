@@ -91,11 +91,7 @@ pub(super) fn check(
     if let Some(i) = validate.iter().find(|i| seen[**i]) {
         return Err(Error::invalid("split", format!("window {i} is in training and in validation")));
     }
-    for (what, got) in [("means", &scaler.mean), ("scales", &scaler.scale)] {
-        if got.len() != data.features {
-            return Err(Error::Shape { what, expected: data.features, got: got.len() });
-        }
-    }
+    scaler.check(data.features)?;
     let Some(from) = from else { return Ok(()) };
     from.check()?;
     let hidden: Vec<usize> = from.layers.iter().map(|l| l.hidden).collect();

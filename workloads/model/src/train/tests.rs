@@ -57,6 +57,31 @@ fn it_learns() {
     assert!(out.iter().all(|y| (0.0..=125.0).contains(y)));
 }
 
+/// In each of three regimes the first column's level is another; the third column tells them apart.
+#[test]
+fn what_regimes_hide_is_learnt() {
+    let (mut inputs, targets) = task(600);
+    let centres = [0.0, 10.0, 25.0];
+    for (i, row) in inputs.chunks_exact_mut(FEATURES).enumerate() {
+        let regime = i * 7 % 3;
+        row[2] = centres[regime] + 0.01 * row[1];
+        row[0] = row[0] * [1.0, 0.3, 2.0][regime] + [0.0, 500.0, -800.0][regime];
+    }
+    let data = Windows { inputs: &inputs, targets: &targets, window: WINDOW, features: FEATURES };
+    let (fit, held): (Vec<usize>, Vec<usize>) = (0..600).partition(|i| i % 5 != 0);
+    let best = |scaler: &Scaler| {
+        let mut go = |_: &EpochReport| ControlFlow::Continue(());
+        train(&data, &fit, &held, scaler, &Options { epochs: 6, ..options() }, None, &mut go).unwrap().best.val_rmse
+    };
+    let apart = Scaler::fit_regimes(&inputs, FEATURES, 2, &[0.0, 10.0, 25.0, 42.0]).unwrap();
+    assert_eq!(apart.regimes.as_ref().unwrap().centres, centres);
+    let (mixed, apart) = (best(&Scaler::fit(&inputs, FEATURES).unwrap()), best(&apart));
+    assert!(apart < 10.0 && mixed > 2.0 * apart, "{apart} with regimes, {mixed} without");
+    assert!(Scaler::fit_regimes(&inputs, FEATURES, 3, &centres).is_err());
+    // One regime is none.
+    assert_eq!(Scaler::fit_regimes(&inputs, FEATURES, 0, &[0.0]).unwrap(), Scaler::fit(&inputs, FEATURES).unwrap());
+}
+
 #[test]
 fn the_same_seed_and_threads_give_the_same_bits() {
     for threads in [1, 2, 3] {
@@ -108,6 +133,7 @@ fn rescaling_keeps_the_function() {
     let scaler = Scaler {
         mean: network.scaler.mean.iter().map(|m| m + 2.5).collect(),
         scale: network.scaler.scale.iter().map(|s| s * 1.7).collect(),
+        regimes: None,
     };
     let moved = network.rescaled(&scaler);
     assert_ne!(moved.layers, network.layers);

@@ -354,7 +354,7 @@ fn causes(found: Option<&Compared>, policy: &Policy, memory: &Memory) -> Vec<Cau
                     let Some(shift) = &found.prediction else { return report };
                     report.value = Some(shift.psi);
                     report.n = shift.n;
-                    report.threshold = Some(policy.psi.max(shift.null_99));
+                    report.threshold = Some(shift.threshold(policy));
                     (report.null_95, report.null_99) = (Some(shift.null_95), Some(shift.null_99));
                     report.bins = Some(shift.bins);
                     report.over = judged(Some(shift.verdict(policy)));
@@ -390,7 +390,7 @@ fn overall(baseline: &Baseline, serving: Option<&Serving>, seen: &Seen<'_>) -> O
         d_up: interval.d_up,
         p_low: interval.p_low,
         p_up: interval.p_up,
-        baseline_median: baseline.median.or_else(|| half(&baseline.overall)),
+        baseline_median: Some(baseline.median),
         production_median: median,
         source,
     })

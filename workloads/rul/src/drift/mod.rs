@@ -10,7 +10,6 @@ pub mod baseline;
 pub mod error;
 pub mod evaluate;
 mod exposition;
-pub mod fit;
 mod gauges;
 mod listen;
 mod memory;

@@ -25,6 +25,9 @@ pub struct Options {
     /// baseline.json of the served model, or the directory of its artifact.
     #[arg(long, env = "BASELINE_PATH")]
     pub baseline: Option<PathBuf>,
+    /// Registry that has the served version's own baseline: asked when --baseline is not named or belongs to another model.
+    #[arg(long, env = "MLFLOW_TRACKING_URI")]
+    pub registry: Option<String>,
     /// Prometheus: counts of the window when /v1/recent is closed, and the numbers of --seed-compat.
     #[arg(long, env = "PROMETHEUS_URL")]
     pub prometheus: Option<String>,
@@ -34,9 +37,12 @@ pub struct Options {
     /// Alertmanager to raise the alert at; several members, separated by commas.
     #[arg(long, env = "ALERTMANAGER_URL")]
     pub alertmanager: Option<String>,
-    /// Name of the model in the alert.
+    /// Name of the model in the registry and in the alert.
     #[arg(long, env = "MODEL_NAME", default_value = "cmapss-rul")]
     pub model_name: String,
+    /// Alias of the served version in the registry.
+    #[arg(long, env = "MODEL_ALIAS", default_value = "production")]
+    pub model_alias: String,
     /// Look once and exit (for a CronJob): 0 when it looked, whatever it found, 1 when it could not. The default without --interval.
     #[arg(long)]
     pub once: bool,
@@ -46,7 +52,7 @@ pub struct Options {
     /// Where /metrics is served with --interval.
     #[arg(long, env = "RUL_DRIFT_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
-    /// How far back a look goes. Half of it lies between two windows that count as two.
+    /// How far back a look goes. Two looks count as two windows when nine tenths of it lie between them.
     #[arg(long, env = "WINDOW", default_value = "1h", value_parser = span)]
     pub window: Duration,
     /// File that keeps the rows of bad windows from one look to the next. Without it a look that stands alone can only find drift
@@ -98,7 +104,8 @@ impl Options {
             min_engines: self.min_engines,
             psi: self.psi_threshold,
             strong_distance: self.strong_distance,
-            spacing_s: self.window.as_secs() / 2,
+            // A job that runs every hour never runs exactly every hour.
+            spacing_s: self.window.mul_f64(0.9).as_secs(),
             windows_to_drift: self.windows,
             cool_down_s: self.cool_down.as_secs(),
             ..Policy::default()

@@ -139,10 +139,10 @@ fn short(x: f64) -> f64 {
     format!("{x:.11e}").parse().unwrap_or(x)
 }
 
-/// Six decimals, for the same reason. Sensors are coarse (many equal readings), and a rank statistic takes equal readings
-/// that differ in the last bit, one stored and one computed, for a shift.
+/// Three decimals, for the same reason and for a small file. Sensors are coarse (many equal readings), and a rank statistic
+/// takes equal readings that differ in the last bit, one stored and one computed, for a shift.
 fn coarse(z: f64) -> f64 {
-    (z * 1e6).round() / 1e6
+    (z * 1e3).round() / 1e3
 }
 
 /// Regimes as they look when only the settings among `features` can be seen.
@@ -238,7 +238,9 @@ impl Recorder {
     /// Features whose value lies outside what training saw, by more than a tenth of the range.
     pub fn outside<'a>(&'a self, row: &'a [f64]) -> impl Iterator<Item = &'a str> {
         self.ranges.iter().zip(row).filter_map(|(range, &value)| {
-            let slack = 0.1 * (range.high - range.low);
+            // Some features never change, and the service takes numbers as single precision.
+            let rounding = f64::from(f32::EPSILON) * range.low.abs().max(range.high.abs());
+            let slack = 0.1 * (range.high - range.low) + rounding;
             let inside = value >= range.low - slack && value <= range.high + slack;
             (!inside).then_some(range.name.as_str())
         })

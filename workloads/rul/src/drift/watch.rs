@@ -280,16 +280,7 @@ impl Watcher {
         oldest: f64,
         now: f64,
     ) -> Result<Option<SeedReport>, Error> {
-        let Some(seed_baseline) = &baseline.seed else {
-            if self.options.seed_compat {
-                return Err(Error::Baseline {
-                    place: baseline.place.clone(),
-                    reason: "its prediction bounds lack 25, 50, 75 and 100 cycles, which --seed-compat needs"
-                        .to_owned(),
-                });
-            }
-            return Ok(None);
-        };
+        let seed_baseline = &baseline.seed;
         let limits = self.options.limits();
         if let Some(prometheus) = self.prometheus.as_ref().filter(|_| self.options.seed_compat) {
             let counts = prometheus.increase(now - oldest, now).await?;

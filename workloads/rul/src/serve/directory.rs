@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::input::Shape;
 use super::metrics::PREDICTION_EDGES;
+use super::watched::Trained;
+use crate::drift::record::Inputs;
 
 /// Windows with the answers that the trainer got, beside the model. Optional unless the service is
 /// told to insist.
@@ -144,6 +146,7 @@ pub fn check_golden(dir: &Path, model: &Model, shape: Shape, require: bool) -> R
 #[derive(Debug, Deserialize)]
 struct Baseline {
     histogram: BaselineHistogram,
+    inputs: Option<Inputs>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,14 +155,23 @@ struct BaselineHistogram {
     buckets: Vec<f64>,
 }
 
-/// Edges of the prediction histogram, in cycles.
+/// What serving takes from a baseline.
+#[derive(Debug)]
+pub struct Reference {
+    /// Edges of the prediction histogram, in cycles.
+    pub edges: Vec<f64>,
+    /// Absent in a baseline of an earlier form.
+    pub inputs: Option<Trained>,
+}
+
+/// Reads `baseline.json`; without one there are the seed's edges.
 ///
 /// # Errors
-/// When there is a baseline without usable edges.
-pub fn read_edges(dir: &Path) -> Result<Vec<f64>, LoadError> {
+/// When there is a baseline without usable edges, or one of other features than the model's.
+pub fn read_baseline(dir: &Path, features: &[String]) -> Result<Reference, LoadError> {
     let path = dir.join(BASELINE_FILE);
     let Some(bytes) = read_optional(&path)? else {
-        return Ok(PREDICTION_EDGES.to_vec());
+        return Ok(Reference { edges: PREDICTION_EDGES.to_vec(), inputs: None });
     };
     let refuse = |reason: String| LoadError::Refused(format!("{}: {reason}", path.display()));
     let baseline: Baseline = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
@@ -168,5 +180,6 @@ pub fn read_edges(dir: &Path) -> Result<Vec<f64>, LoadError> {
     if edges.is_empty() || edges.len() > MAX_EDGES || !rising || edges.iter().any(|e| !e.is_finite()) {
         return Err(refuse(format!("histogram.buckets are not 1 to {MAX_EDGES} rising edges")));
     }
-    Ok(edges)
+    let inputs = baseline.inputs.map(|inputs| Trained::new(&inputs, features)).transpose().map_err(refuse)?;
+    Ok(Reference { edges, inputs })
 }

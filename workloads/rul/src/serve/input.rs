@@ -1,11 +1,12 @@
 //! Bodies of `/predict` and of the KServe V1 endpoint: one window, 16 numbers for a smoke test, or
-//! a batch.
+//! a batch; and, for those who tell, whom the windows are from.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::origin::{Cycle, Engine, List, Origins};
 use super::reject::Reject;
 use super::tensor::{Fault, Shaped, Sink, explain, twice};
 
@@ -30,6 +31,7 @@ pub struct Windows {
     pub count: usize,
     /// Asked with `instances`: the answer is a list, even of one.
     pub batch: bool,
+    pub origins: Origins,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,16 @@ impl Field {
 /// 400 when it is not JSON or does not have exactly one of `sequence`, `features`, `instances`; 422
 /// when that one has the wrong type, shape or a number that is not finite.
 pub fn parse(body: &[u8], shape: Shape, max_batch: usize) -> Result<Windows, Reject> {
-    let mut reader = Reader { shape, max_batch, sink: None, given: Vec::new(), seen: Vec::new() };
+    let mut reader = Reader {
+        shape,
+        max_batch,
+        sink: None,
+        given: Vec::new(),
+        seen: Vec::new(),
+        one: Origins::default(),
+        many: Origins::default(),
+        named: Vec::new(),
+    };
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = reader.deserialize(&mut json).and_then(|()| json.end());
     if let Err(error) = read {
@@ -93,7 +104,30 @@ pub fn parse(body: &[u8], shape: Shape, max_batch: usize) -> Result<Windows, Rej
     if count == 0 {
         return Err(Reject::unprocessable("instances: the list is empty"));
     }
-    Ok(Windows { numbers, count, batch: field == Field::Instances })
+    let batch = field == Field::Instances;
+    let origins = check_origins(batch, count, reader.one, reader.many)?;
+    Ok(Windows { numbers, count, batch, origins })
+}
+
+/// `engine` and `cycle` go with one window, `engines` and `cycles` with a batch.
+fn check_origins(batch: bool, count: usize, one: Origins, many: Origins) -> Result<Origins, Reject> {
+    let (right, wrong) = if batch { (many, one) } else { (one, many) };
+    for (misplaced, name) in [(&wrong.engines.is_empty(), "engine"), (&wrong.cycles.is_empty(), "cycle")] {
+        if !misplaced {
+            let reason = if batch {
+                format!("{name}: with \"instances\" give \"{name}s\", a list with one entry per window")
+            } else {
+                format!("{name}s: goes with \"instances\"; for one window give \"{name}\"")
+            };
+            return Err(Reject::unprocessable(reason));
+        }
+    }
+    for (entries, name) in [(right.engines.len(), "engines"), (right.cycles.len(), "cycles")] {
+        if entries != 0 && entries != count {
+            return Err(Reject::unprocessable(format!("{name}: {entries} entries for {count} windows")));
+        }
+    }
+    Ok(right)
 }
 
 fn too_many(given: &[Field]) -> Reject {
@@ -131,6 +165,32 @@ struct Reader {
     sink: Option<Sink>,
     given: Vec<Field>,
     seen: Vec<Field>,
+    /// `engine` and `cycle`, as lists of one.
+    one: Origins,
+    /// `engines` and `cycles`.
+    many: Origins,
+    /// Which of these four were there.
+    named: Vec<&'static str>,
+}
+
+impl Reader {
+    /// Whether `key` is one of the four; then its value is read.
+    fn origin<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+        let known = ["engine", "cycle", "engines", "cycles"].into_iter().find(|known| *known == key);
+        let Some(key) = known else { return Ok(false) };
+        if self.named.contains(&key) {
+            return Err(twice(key));
+        }
+        self.named.push(key);
+        let limit = self.max_batch;
+        match key {
+            "engine" => self.one.engines = map.next_value_seed(Engine)?.map(|e| vec![Some(e)]).unwrap_or_default(),
+            "cycle" => self.one.cycles = map.next_value_seed(Cycle)?.map(|c| vec![Some(c)]).unwrap_or_default(),
+            "engines" => self.many.engines = map.next_value_seed(List { one: Engine, limit })?.unwrap_or_default(),
+            _ => self.many.cycles = map.next_value_seed(List { one: Cycle, limit })?.unwrap_or_default(),
+        }
+        Ok(true)
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for &mut Reader {
@@ -153,7 +213,9 @@ impl<'de> Visitor<'de> for &mut Reader {
         // Other keys are ignored, as the service that this one replaces did.
         while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
             let Some(field) = Field::named(&key) else {
-                map.next_value::<IgnoredAny>()?;
+                if !self.origin(&key, &mut map)? {
+                    map.next_value::<IgnoredAny>()?;
+                }
                 continue;
             };
             if self.seen.contains(&field) {

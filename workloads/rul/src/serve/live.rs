@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use axum::http::HeaderValue;
 use model::{Backend, MANIFEST_FILE, Model, Scratch};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::directory::{LoadError, check_golden, fingerprint, read_edges};
+use super::directory::{LoadError, check_golden, fingerprint, read_baseline};
 use super::histogram::Histogram;
 use super::input::Shape;
 use super::metrics::{Metrics, PREDICTION_EDGES, unix_now};
+use super::watched::Watched;
 
 /// What the stub takes, that of the seed's model.
 pub const STUB_SHAPE: Shape = Shape { window: 30, features: 16 };
@@ -31,7 +32,38 @@ pub struct Live {
     pub version: Arc<str>,
     pub header: HeaderValue,
     pub histogram: Arc<Histogram>,
+    /// `None` where nothing is known about the training data, and in the shadow.
+    pub watched: Option<Watched>,
+    /// Of the cache, for a version of the registry: tells it from every other.
+    pub folder: Option<String>,
     pub description: Description,
+}
+
+/// What to load, and as what.
+#[derive(Debug, Clone, Copy)]
+pub struct Loading<'a> {
+    pub dir: &'a Path,
+    /// What the service is called by its clients; the manifest's own name is not compared with it,
+    /// since a registry may file one artifact under several names.
+    pub name: &'a str,
+    pub require_golden: bool,
+    /// The shape that clients were built for: a running service does not change it under them.
+    pub keep: Option<Shape>,
+    /// Where it was taken from; without one, the manifest tells the version.
+    pub registered: Option<&'a Registered>,
+    /// A challenger: its predictions are counted apart.
+    pub shadow: bool,
+}
+
+/// A version of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The registry, without credentials.
+    pub registry: String,
+    pub version: String,
+    /// Where the registry says its artifacts are.
+    pub source: String,
+    pub run_id: Option<String>,
 }
 
 enum Engine {
@@ -53,6 +85,8 @@ pub struct Description {
     pub is_stub: bool,
     /// Directory it came from.
     pub source: Option<PathBuf>,
+    /// What the registry says about it.
+    pub registered: Option<Registered>,
     /// Of `model.onnx`.
     pub sha256: Option<String>,
     /// Of all files of the directory; what decides about a reload.
@@ -77,6 +111,12 @@ pub struct Description {
 }
 
 impl Live {
+    /// Says which folder of the cache this is.
+    pub fn cached_as(mut self, folder: &str) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
     pub fn is_stub(&self) -> bool {
         self.description.is_stub
     }
@@ -104,11 +144,14 @@ impl Live {
             version: STUB_VERSION.into(),
             header: HeaderValue::from_static(STUB_VERSION),
             histogram: metrics.version(name, STUB_VERSION, &PREDICTION_EDGES),
+            watched: None,
+            folder: None,
             description: Description {
                 name: name.to_owned(),
                 version: STUB_VERSION.to_owned(),
                 is_stub: true,
                 source: None,
+                registered: None,
                 sha256: None,
                 content_sha256: None,
                 window: STUB_SHAPE.window,
@@ -127,24 +170,15 @@ impl Live {
 
     /// Loads a directory: hash, signature, golden answers, histogram edges.
     ///
-    /// `name` is what the service is called by its clients; the manifest's own name is not compared
-    /// with it, since a registry may file one artifact under several names. `keep` is the shape that
-    /// clients were built for: a running service does not change it under them.
-    ///
     /// # Errors
     /// A sentence that says which file is wrong and why.
-    pub fn load(
-        dir: &Path,
-        name: &str,
-        require_golden: bool,
-        keep: Option<Shape>,
-        metrics: &Metrics,
-    ) -> Result<Self, LoadError> {
+    pub fn load(loading: Loading<'_>, metrics: &Metrics) -> Result<Self, LoadError> {
+        let Loading { dir, name, require_golden, keep, registered, shadow } = loading;
         let content = fingerprint(dir)?;
         let (model, manifest) = Model::load_dir(dir).map_err(|e| LoadError::Refused(e.to_string()))?;
         let shape = Shape { window: model.window(), features: model.features() };
         let refuse = |reason: String| Err(LoadError::Refused(reason));
-        let version = manifest.version.as_str();
+        let version = registered.map_or(manifest.version.as_str(), |r| r.version.as_str());
         let Ok(header) = HeaderValue::from_str(version) else {
             return refuse(format!("{MANIFEST_FILE}: version {version:?} has control characters"));
         };
@@ -161,7 +195,8 @@ impl Live {
             ));
         }
         let (golden_windows, golden_difference) = check_golden(dir, &model, shape, require_golden)?;
-        let edges = read_edges(dir)?;
+        let reference = read_baseline(dir, &manifest.features)?;
+        let edges = reference.edges;
         if fingerprint(dir)? != content {
             return refuse("the directory changed while it was read".to_owned());
         }
@@ -169,12 +204,20 @@ impl Live {
             shape,
             version: version.into(),
             header,
-            histogram: metrics.version(name, version, &edges),
+            histogram: if shadow {
+                metrics.shadow_version(name, version, &edges)
+            } else {
+                metrics.version(name, version, &edges)
+            },
+            // What comes in is the same for both; it is counted once.
+            watched: reference.inputs.filter(|_| !shadow).map(|inputs| inputs.watch(metrics)),
+            folder: None,
             description: Description {
                 name: name.to_owned(),
                 version: version.to_owned(),
                 is_stub: false,
                 source: Some(dir.to_owned()),
+                registered: registered.cloned(),
                 sha256: Some(manifest.sha256.clone()),
                 content_sha256: Some(content),
                 window: shape.window,

@@ -1,10 +1,12 @@
 //! Counters and histograms, and their text for Prometheus.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::histogram::{Histogram, line};
+use super::shadow::Shadow;
 
 /// Edges of `rul_prediction_value`, in cycles: those of the seed's service.
 pub const PREDICTION_EDGES: [f64; 13] =
@@ -38,9 +40,25 @@ pub enum Reload {
     Ok,
     /// Readable, but not to be served.
     Rejected,
-    /// The directory could not be read.
+    /// The directory or the registry could not be read.
     Unreadable,
 }
+
+/// What became of a delivery from the registry.
+#[derive(Debug, Clone, Copy)]
+pub enum Delivered {
+    /// The registry is asked now.
+    Accepted,
+    /// About another model or alias.
+    Ignored,
+    /// Not signed with the secret known here.
+    Rejected,
+}
+
+const DELIVERED: [&str; 3] = ["accepted", "ignored", "rejected"];
+
+/// Counters by one label.
+type Labelled = Mutex<BTreeMap<String, Arc<AtomicU64>>>;
 
 const RELOAD: [&str; 3] = ["ok", "rejected", "unreadable"];
 
@@ -64,6 +82,10 @@ pub struct Metrics {
     duration: Histogram,
     predictions: Histogram,
     versions: Mutex<Vec<Version>>,
+    shadow_versions: Mutex<Vec<Version>>,
+    regimes: Labelled,
+    out_of_range: Labelled,
+    delivered: [AtomicU64; DELIVERED.len()],
     pub inflight: AtomicI64,
     reload_seconds: AtomicU64,
     last_check: AtomicU64,
@@ -81,6 +103,9 @@ pub struct Gauges<'a> {
     pub version: &'a str,
     pub sha256: &'a str,
     pub loaded_at: f64,
+    pub shadow: Option<&'a Shadow>,
+    /// Version of the challenger; empty without one.
+    pub shadow_version: &'a str,
 }
 
 impl Metrics {
@@ -94,6 +119,10 @@ impl Metrics {
             duration: Histogram::new(&DURATION_EDGES),
             predictions: Histogram::new(&PREDICTION_EDGES),
             versions: Mutex::default(),
+            shadow_versions: Mutex::default(),
+            regimes: Mutex::default(),
+            out_of_range: Mutex::default(),
+            delivered: Default::default(),
             inflight: AtomicI64::new(0),
             reload_seconds: AtomicU64::new(0f64.to_bits()),
             last_check: AtomicU64::new(0f64.to_bits()),
@@ -104,23 +133,28 @@ impl Metrics {
     /// A histogram for one version, at zero from the moment it is served, so that a rate over it
     /// is right from its first prediction on.
     pub fn version(&self, name: &str, version: &str, edges: &[f64]) -> Arc<Histogram> {
-        let labels = format!("model=\"{}\",model_version=\"{}\"", escape(name), escape(version));
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = versions.iter().position(|v| v.labels == labels && v.histogram.edges() == edges) {
-            // Served again, so the last to go.
-            let known = versions.remove(at);
-            let histogram = Arc::clone(&known.histogram);
-            versions.push(known);
-            return histogram;
+        of_version(&self.versions, name, version, edges)
+    }
+
+    /// The same for a challenger in the shadow: what it predicts is no answer.
+    pub fn shadow_version(&self, name: &str, version: &str, edges: &[f64]) -> Arc<Histogram> {
+        of_version(&self.shadow_versions, name, version, edges)
+    }
+
+    /// Counter of rows in an operating regime.
+    pub fn regime(&self, regime: &str) -> Arc<AtomicU64> {
+        counter(&self.regimes, regime)
+    }
+
+    /// Counter of rows with a feature outside of the trained range.
+    pub fn out_of_range(&self, feature: &str) -> Arc<AtomicU64> {
+        counter(&self.out_of_range, feature)
+    }
+
+    pub fn delivered(&self, what: Delivered) {
+        if let Some(counter) = self.delivered.get(what as usize) {
+            counter.fetch_add(1, Relaxed);
         }
-        // The same version with other edges: the old series would contradict the new one.
-        versions.retain(|v| v.labels != labels);
-        if versions.len() == MAX_VERSIONS {
-            versions.remove(0);
-        }
-        let histogram = Arc::new(Histogram::new(edges));
-        versions.push(Version { labels, histogram: Arc::clone(&histogram) });
-        histogram
     }
 
     pub fn predicted(&self, of_version: &Histogram, cycles: &[f32]) {
@@ -179,6 +213,23 @@ impl Metrics {
         for version in self.versions.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             version.histogram.write(o, "rul_prediction", &version.labels);
         }
+        head(o, "rul_input_regime_total", "counter", "Newest rows by operating regime of the training data.");
+        labelled(o, "rul_input_regime_total", "regime", &self.regimes);
+        let help = "Newest rows with a value outside of the trained range by more than a tenth of it.";
+        head(o, "rul_input_out_of_range_total", "counter", help);
+        labelled(o, "rul_input_out_of_range_total", "feature", &self.out_of_range);
+        if let Some(shadow) = gauges.shadow {
+            head(o, "rul_shadow_prediction", "histogram", "Cycles that a challenger in the shadow predicts.");
+            for version in self.shadow_versions.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                version.histogram.write(o, "rul_shadow_prediction", &version.labels);
+            }
+            shadow.write(o);
+            head(o, "rul_shadow_info", "gauge", "The challenger in the shadow; always 1.");
+            if !gauges.shadow_version.is_empty() {
+                let (model, version) = (escape(gauges.name), escape(gauges.shadow_version));
+                line(o, format_args!("rul_shadow_info{{model=\"{model}\",version=\"{version}\"}} 1"));
+            }
+        }
         gauge(o, "rul_stub", "1 while answers are made up because there is no model.", u8::from(gauges.stub));
         gauge(o, "rul_ready", "1 while traffic is wanted.", u8::from(gauges.ready));
         gauge(o, "rul_inflight", "Prediction requests being worked on.", self.inflight.load(Relaxed));
@@ -200,6 +251,11 @@ impl Metrics {
             let count = counter.load(Relaxed);
             line(o, format_args!("rul_model_reload_total{{result=\"{result}\"}} {count}"));
         }
+        head(o, "rul_webhook_total", "counter", "Deliveries from the registry, by what became of them.");
+        for (result, counter) in DELIVERED.iter().zip(&self.delivered) {
+            let count = counter.load(Relaxed);
+            line(o, format_args!("rul_webhook_total{{result=\"{result}\"}} {count}"));
+        }
         let last = f64::from_bits(self.reload_seconds.load(Relaxed));
         gauge(o, "rul_model_reload_duration_seconds", "Duration of the last attempt to load a model.", last);
         let check = f64::from_bits(self.last_check.load(Relaxed));
@@ -211,6 +267,38 @@ impl Metrics {
             gauge(o, "process_resident_memory_bytes", "Resident memory.", bytes);
         }
         out
+    }
+}
+
+fn of_version(versions: &Mutex<Vec<Version>>, name: &str, version: &str, edges: &[f64]) -> Arc<Histogram> {
+    let labels = format!("model=\"{}\",model_version=\"{}\"", escape(name), escape(version));
+    let mut versions = versions.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(at) = versions.iter().position(|v| v.labels == labels && v.histogram.edges() == edges) {
+        // Served again, so the last to go.
+        let known = versions.remove(at);
+        let histogram = Arc::clone(&known.histogram);
+        versions.push(known);
+        return histogram;
+    }
+    // The same version with other edges: the old series would contradict the new one.
+    versions.retain(|v| v.labels != labels);
+    if versions.len() == MAX_VERSIONS {
+        versions.remove(0);
+    }
+    let histogram = Arc::new(Histogram::new(edges));
+    versions.push(Version { labels, histogram: Arc::clone(&histogram) });
+    histogram
+}
+
+fn counter(all: &Labelled, label: &str) -> Arc<AtomicU64> {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(all.entry(label.to_owned()).or_default())
+}
+
+fn labelled(out: &mut String, name: &str, label: &str, all: &Labelled) {
+    for (value, counter) in all.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let count = counter.load(Relaxed);
+        line(out, format_args!("{name}{{{label}=\"{}\"}} {count}", escape(value)));
     }
 }
 

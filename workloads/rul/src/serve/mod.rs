@@ -1,8 +1,10 @@
 //! `rul serve`: see the crate's documentation for the HTTP API.
 
+mod cache;
 mod directory;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod follow;
 mod histogram;
 mod infer;
 mod input;
@@ -10,17 +12,23 @@ mod listen;
 mod live;
 pub(crate) mod log;
 mod metrics;
+mod origin;
 mod predict;
 mod protocol;
 mod recent;
 mod reject;
 mod routes;
 mod service;
+mod shadow;
 mod tensor;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod watched;
+mod webhook;
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +37,10 @@ use std::time::{Duration, Instant};
 use clap::builder::FalseyValueParser;
 use serde_json::json;
 
+use crate::registry::{Registry, without_credentials};
+use follow::Follow;
 use service::{Service, Settings};
+use shadow::Shadow;
 
 /// Options of `rul serve`. Every one is also an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,12 +54,29 @@ pub struct Options {
     /// Name that clients use.
     #[arg(long, env = "MODEL_NAME", default_value = "cmapss-rul")]
     pub model_name: String,
-    /// Alias or stage that the model was taken from; only shown.
-    #[arg(long, env = "MODEL_STAGE", default_value = "production")]
-    pub model_stage: String,
-    /// Registry that the model was taken from; only shown, without credentials.
-    #[arg(long, env = "MLFLOW_TRACKING_URI")]
+    /// Alias whose version is served, from the registry.
+    #[arg(long, env = "MODEL_ALIAS", default_value = crate::registry::PRODUCTION)]
+    pub model_alias: String,
+    /// What `/` shows as the model's stage; without it the alias.
+    #[arg(long, env = "MODEL_STAGE")]
+    pub model_stage: Option<String>,
+    /// Registry to follow, unless there is a --model-dir: http://mlflow:5000, or file:///a/directory.
+    /// Shown without credentials.
+    #[arg(long, env = "MLFLOW_TRACKING_URI", hide_env_values = true)]
     pub mlflow_tracking_uri: Option<String>,
+    /// Where versions from the registry are kept; the last one is served also when the registry is away.
+    #[arg(long, env = "RUL_CACHE_DIR", default_value = "/tmp/rul-cache")]
+    pub cache_dir: PathBuf,
+    /// Alias of a challenger that predicts beside, for comparison; answers never come from it.
+    #[arg(long, env = "RUL_SHADOW_ALIAS")]
+    pub shadow_alias: Option<String>,
+    /// Share of the requests that the challenger gets, 0 to 1.
+    #[arg(long, env = "RUL_SHADOW_SHARE", default_value_t = 0.1, value_parser = share)]
+    pub shadow_share: f64,
+    /// File with the secret of the registry's deliveries to POST /-/webhook. The variable
+    /// MLFLOW_WEBHOOK_SECRET may hold the secret itself.
+    #[arg(long, env = "RUL_WEBHOOK_SECRET_FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
     /// Answer while there is no model, in cycles.
     #[arg(long, env = "STUB_RUL", default_value_t = 125.0, value_parser = cycles)]
     pub stub_rul: f32,
@@ -58,7 +86,7 @@ pub struct Options {
     /// Refuse a model without golden.json.
     #[arg(long, env = "RUL_REQUIRE_GOLDEN", action = clap::ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub require_golden: bool,
-    /// Seconds between two looks at the model directory; 0 switches reloading off.
+    /// Seconds between two looks at the model directory or the registry; 0 switches reloading off.
     #[arg(long, env = "RUL_RELOAD_INTERVAL", default_value_t = 5.0, value_parser = seconds)]
     pub reload_interval: f64,
     /// Largest body of /predict, in bytes.
@@ -110,6 +138,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("a share from 0 to 1".to_owned()),
+    }
+}
+
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -117,10 +152,16 @@ pub enum Error {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot start: {0}")]
     Runtime(#[source] std::io::Error),
-    #[error("cannot read the token from {}: {source}", path.display())]
-    Token { path: PathBuf, source: std::io::Error },
-    #[error("the token is empty: give RUL_TOKEN or --token-file a value, or leave both out")]
-    EmptyToken,
+    #[error("cannot read the {what} from {}: {source}", path.display())]
+    Secret { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the {what} is empty: give {variable} or its file a value, or leave both out")]
+    EmptySecret { what: &'static str, variable: &'static str },
+    #[error("{0}")]
+    Http(String),
+    #[error(transparent)]
+    Registry(#[from] crate::registry::Error),
+    #[error("--shadow-alias needs a registry: give --mlflow-tracking-uri, and no --model-dir")]
+    ShadowWithoutRegistry,
 }
 
 /// Would this directory be served? What `rul promote` asks before it gives a model the alias.
@@ -128,7 +169,9 @@ pub enum Error {
 /// # Errors
 /// A sentence that says which file is wrong and why.
 pub fn check_artifact(dir: &std::path::Path) -> Result<(), String> {
-    let loaded = live::Live::load(dir, "check", false, None, &metrics::Metrics::new());
+    let loading =
+        live::Loading { dir, name: "check", require_golden: false, keep: None, registered: None, shadow: false };
+    let loaded = live::Live::load(loading, &metrics::Metrics::new());
     loaded.map(|_| ()).map_err(|e| e.to_string())
 }
 
@@ -143,6 +186,12 @@ pub fn run(options: Options) -> Result<(), Error> {
         n => usize::from(n),
     };
     let settings = settings(&options)?;
+    let follow = follow(&options, &settings)?;
+    let shadow = match &options.shadow_alias {
+        Some(alias) if !alias.is_empty() && follow.is_none() => return Err(Error::ShadowWithoutRegistry),
+        Some(alias) if !alias.is_empty() => Some(Shadow::new(options.shadow_share).map_err(Error::Runtime)?),
+        _ => None,
+    };
     let mut builder = if threads == 1 {
         tokio::runtime::Builder::new_current_thread()
     } else {
@@ -155,7 +204,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         let listener =
             tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let address = listener.local_addr().map_err(Error::Runtime)?;
-        let service = Arc::new(Service::new(settings));
+        let service = Arc::new(Service::new(settings, follow, shadow));
         let serving = service.live().map(|live| live.description.version.clone());
         log::info(
             "listening",
@@ -166,7 +215,7 @@ pub fn run(options: Options) -> Result<(), Error> {
                 "seconds": started.elapsed().as_secs_f64(),
             }),
         );
-        if service.settings.model_dir.is_some() && options.reload_interval > 0.0 {
+        if service.settings.model_dir.is_some() || service.follow.is_some() {
             tokio::spawn(watch(Arc::clone(&service), Duration::from_secs_f64(options.reload_interval)));
         }
         let drain = listen::Drain {
@@ -185,12 +234,8 @@ pub fn run(options: Options) -> Result<(), Error> {
 fn settings(options: &Options) -> Result<Settings, Error> {
     Ok(Settings {
         model_name: options.model_name.clone(),
-        model_stage: options.model_stage.clone(),
-        mlflow_tracking_uri: options
-            .mlflow_tracking_uri
-            .as_deref()
-            .filter(|uri| !uri.is_empty())
-            .map(without_credentials),
+        model_stage: given(&options.model_stage).unwrap_or(&options.model_alias).to_owned(),
+        mlflow_tracking_uri: given(&options.mlflow_tracking_uri).map(without_credentials),
         // An empty variable is how a manifest says "none".
         model_dir: options.model_dir.clone().filter(|dir| !dir.as_os_str().is_empty()),
         require_golden: options.require_golden,
@@ -201,69 +246,80 @@ fn settings(options: &Options) -> Result<Settings, Error> {
         concurrency: usize::from(options.concurrency),
         request_timeout: Duration::from_secs_f64(options.request_timeout),
         recent: usize::try_from(options.recent).unwrap_or(usize::MAX),
-        token: token(options)?,
+        token: secret("token", options.token_file.as_ref(), "RUL_TOKEN")?,
+        webhook_secret: secret("webhook secret", options.webhook_secret_file.as_ref(), "MLFLOW_WEBHOOK_SECRET")?,
     })
 }
 
-fn token(options: &Options) -> Result<Option<String>, Error> {
-    let token = match &options.token_file {
+/// An empty variable is how a manifest says "none".
+fn given(option: &Option<String>) -> Option<&str> {
+    option.as_deref().filter(|text| !text.is_empty())
+}
+
+/// The registry to follow; a model directory comes first.
+fn follow(options: &Options, settings: &Settings) -> Result<Option<Follow>, Error> {
+    let Some(uri) = given(&options.mlflow_tracking_uri).filter(|_| settings.model_dir.is_none()) else {
+        return Ok(None);
+    };
+    let registry = Registry::open(uri, crate::http::unhurried().map_err(Error::Http)?)?;
+    let shadow_alias = given(&options.shadow_alias).map(str::to_owned);
+    let (alias, cache) = (options.model_alias.clone(), options.cache_dir.clone());
+    Ok(Some(Follow::new(registry, alias, shadow_alias, cache, &options.model_name)))
+}
+
+/// From a file, else from a variable; `None` where neither is given.
+fn secret(what: &'static str, file: Option<&PathBuf>, variable: &'static str) -> Result<Option<String>, Error> {
+    let secret = match file {
         Some(path) if !path.as_os_str().is_empty() => {
-            std::fs::read_to_string(path).map_err(|source| Error::Token { path: path.clone(), source })?
+            std::fs::read_to_string(path).map_err(|source| Error::Secret { what, path: path.clone(), source })?
         }
         // Not an option, so that it can never be in a list of processes.
-        _ => match std::env::var("RUL_TOKEN") {
-            Ok(token) => token,
+        _ => match std::env::var(variable) {
+            Ok(secret) => secret,
             Err(_) => return Ok(None),
         },
     };
-    let token = token.trim();
-    if token.is_empty() { Err(Error::EmptyToken) } else { Ok(Some(token.to_owned())) }
+    let secret = secret.trim();
+    if secret.is_empty() { Err(Error::EmptySecret { what, variable }) } else { Ok(Some(secret.to_owned())) }
 }
 
-/// `http://user:password@host` is shown as `http://host`.
-fn without_credentials(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return uri.to_owned();
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
-}
-
-/// Looks at the model directory for ever. The turns are spread so that replicas do not all read at
-/// the same moment.
+/// Looks for a new model for ever. The turns are spread so that replicas do not all look at the
+/// same moment.
 async fn watch(service: Arc<Service>, interval: Duration) {
-    let mut turn = u64::from(std::process::id());
+    // In a container every process has the same number; the standard library's hash maps differ.
+    let mut turn = RandomState::new().build_hasher().finish();
+    // The directory was read at the start, the registry not yet.
+    let mut look = service.follow.is_some();
     loop {
+        if look {
+            service.check(false).await;
+        }
+        look = true;
         // A step of the golden ratio visits the range evenly without a random generator.
-        turn = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+        turn = turn.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let spread = (turn >> 40) as f64 / (1u64 << 24) as f64;
-        tokio::time::sleep(interval.mul_f64(0.9 + 0.2 * spread)).await;
-        let checking = Arc::clone(&service);
-        if tokio::task::spawn_blocking(move || checking.check_source()).await.is_err() {
-            log::warn("model_check_failed", json!({ "reason": "the check panicked; the old model stays" }));
+        let told = async {
+            match &service.follow {
+                Some(follow) => follow.wake.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        let due = async {
+            if interval.is_zero() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(interval.mul_f64(0.9 + 0.2 * spread)).await;
+        };
+        tokio::select! {
+            () = told => {}
+            () = due => {}
         }
     }
 }
 
 #[cfg(test)]
 mod option_tests {
-    use super::{cycles, seconds, without_credentials};
-
-    #[test]
-    fn addresses_are_shown_without_credentials() {
-        for (uri, shown) in [
-            ("http://mlflow:5000", "http://mlflow:5000"),
-            ("http://u:p@mlflow:5000/a@b", "http://mlflow:5000/a@b"),
-            ("https://u:p@w@host/x", "https://host/x"),
-            ("file:///mlruns", "file:///mlruns"),
-            ("databricks", "databricks"),
-            ("http://token@h?x=1", "http://h?x=1"),
-        ] {
-            assert_eq!(without_credentials(uri), shown);
-        }
-    }
+    use super::{cycles, seconds, share};
 
     #[test]
     fn numbers_of_options_are_finite_and_not_negative() {
@@ -271,6 +327,10 @@ mod option_tests {
         assert_eq!(seconds("0.5"), Ok(0.5));
         for wrong in ["", "-1", "NaN", "inf", "1e39", "x"] {
             assert!(cycles(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((share("0"), share("1")), (Ok(0.0), Ok(1.0)));
+        for wrong in ["-0.1", "1.1", "NaN"] {
+            assert!(share(wrong).is_err(), "{wrong}");
         }
         for wrong in ["-0.1", "NaN", "inf", "86401"] {
             assert!(seconds(wrong).is_err(), "{wrong}");

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 
 use super::live::Live;
 use super::metrics::unix_now;
+use super::origin::Origins;
 use super::reject::{Dialect, Reject};
 use super::service::Service;
 
@@ -35,6 +36,7 @@ pub struct Work {
     /// `count` windows of the live model's shape.
     pub numbers: Vec<f32>,
     pub count: usize,
+    pub origins: Origins,
     pub answer: Answer,
 }
 
@@ -95,10 +97,16 @@ async fn answer(
         )));
     }
     service.metrics.predicted(&live.histogram, &cycles);
+    if let Some(watched) = &live.watched {
+        watched.count(&work.numbers, live.shape.numbers(), live.shape.features);
+    }
     if let Some(recent) = &service.recent {
-        recent.record(unix_now(), &live.version, &work.numbers, live.shape.features, &cycles);
+        recent.record(unix_now(), &live.version, &work.numbers, live.shape.features, &cycles, &work.origins);
     }
     let mut response = (work.answer)(&live, &cycles);
+    if let Some(shadow) = &service.shadow {
+        shadow.offer(work.numbers, &cycles);
+    }
     response.headers_mut().insert(MODEL_VERSION, live.header.clone());
     Ok(response)
 }

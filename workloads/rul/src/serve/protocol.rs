@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::infer::{self, Answer, INPUT, OUTPUT, Output};
 use super::input;
+use super::origin::Origins;
 use super::predict::{Allowance, Work, predict};
 use super::reject::{Dialect, Reject, json as respond};
 use super::routes::{Predictions, Shared};
@@ -47,6 +48,7 @@ pub async fn predict_v1(State(service): Shared, Path(target): Path<String>, requ
         Ok(Work {
             numbers: windows.numbers,
             count: windows.count,
+            origins: windows.origins,
             answer: Box::new(|live, cycles| {
                 let is_stub = live.is_stub();
                 respond(StatusCode::OK, &Predictions { predictions: cycles, model_version: &live.version, is_stub })
@@ -161,6 +163,7 @@ async fn infer_on(service: &Service, name: &str, version: Option<String>, reques
         Ok(Work {
             numbers: parsed.numbers,
             count: parsed.count,
+            origins: Origins::default(),
             answer: Box::new(move |live, cycles| {
                 respond(
                     StatusCode::OK,

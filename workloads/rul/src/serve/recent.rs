@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use super::origin::Origins;
 
 /// One prediction. Of the window only the newest row is kept: the rows before it came with earlier
 /// windows of the same engine.
@@ -18,6 +20,15 @@ pub struct Entry {
     pub rul: f32,
     /// The window's last row, as it was sent.
     pub row: Box<[f32]>,
+    /// Whose window it is, hashed; in decimal digits, for not every JSON reader has 64 bits.
+    #[serde(serialize_with = "digits")]
+    pub engine: Option<u64>,
+    /// Cycle of the last row.
+    pub cycle: Option<u32>,
+}
+
+fn digits<S: Serializer>(engine: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    engine.map(|engine| engine.to_string()).serialize(serializer)
 }
 
 /// What a reader gets.
@@ -48,19 +59,35 @@ impl Recent {
     }
 
     /// Keeps the newest row of every window.
-    pub fn record(&self, at: f64, version: &Arc<str>, windows: &[f32], features: usize, cycles: &[f32]) {
+    pub fn record(
+        &self,
+        at: f64,
+        version: &Arc<str>,
+        windows: &[f32],
+        features: usize,
+        cycles: &[f32],
+        origins: &Origins,
+    ) {
         if self.capacity == 0 || cycles.is_empty() || windows.len() < cycles.len() {
             return;
         }
         let size = windows.len() / cycles.len();
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        for (window, rul) in windows.chunks_exact(size).zip(cycles) {
+        for (i, (window, rul)) in windows.chunks_exact(size).zip(cycles).enumerate() {
             ring.written += 1;
             if ring.entries.len() == self.capacity {
                 ring.entries.pop_front();
             }
             let row = window.get(size.saturating_sub(features)..).unwrap_or_default();
-            let entry = Entry { seq: ring.written, at, model_version: Arc::clone(version), rul: *rul, row: row.into() };
+            let entry = Entry {
+                seq: ring.written,
+                at,
+                model_version: Arc::clone(version),
+                rul: *rul,
+                row: row.into(),
+                engine: origins.engine(i),
+                cycle: origins.cycle(i),
+            };
             ring.entries.push_back(entry);
         }
     }

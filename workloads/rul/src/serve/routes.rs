@@ -17,6 +17,7 @@ use super::predict::{Allowance, Work, predict};
 use super::protocol;
 use super::reject::{Dialect, Reject, json as respond};
 use super::service::{Checked, Service};
+use super::webhook::webhook;
 
 pub type Shared = State<Arc<Service>>;
 
@@ -33,6 +34,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/model", get(describe))
         .route("/v1/recent", get(recent))
         .route("/-/reload", post(reload))
+        .route("/-/webhook", post(webhook))
         .route("/v1/models", get(protocol::list))
         .route("/v1/models/{target}", get(protocol::model_status).post(protocol::predict_v1))
         .route("/v2", get(protocol::server))
@@ -97,7 +99,9 @@ async fn readyz(State(service): Shared) -> Response<Body> {
     match live {
         Some(live) => respond(StatusCode::OK, &json!({ "status": "ready", "is_stub": live.is_stub() })),
         None => {
-            let reason = service.source_error().unwrap_or_else(|| "no model directory is configured".to_owned());
+            let reason = service
+                .source_error()
+                .unwrap_or_else(|| "neither a model directory nor a registry is configured".to_owned());
             respond(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &json!({ "status": "no model", "is_stub": false, "detail": reason }),
@@ -125,6 +129,7 @@ async fn predict_one(State(service): Shared, request: Request<Body>) -> Response
         Ok(Work {
             numbers: windows.numbers,
             count: windows.count,
+            origins: windows.origins,
             answer: Box::new(move |live, cycles| {
                 let (version, is_stub) = (&live.version, live.is_stub());
                 match cycles {
@@ -162,6 +167,12 @@ async fn describe(State(service): Shared) -> Response<Body> {
         _ => serde_json::Map::new(),
     };
     body.insert("stage".into(), json!(service.settings.model_stage));
+    if let Some(shadow) = &service.shadow {
+        let challenger = shadow.live();
+        let described = challenger.as_deref().map(|live| &live.description);
+        let shown = described.map(|d| json!({ "version": d.version, "sha256": d.sha256, "loaded_at": d.loaded_at }));
+        body.insert("shadow".into(), json!(shown));
+    }
     body.insert("last_error".into(), json!(service.source_error()));
     let status = if live.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond(status, &body)
@@ -194,20 +205,18 @@ async fn recent(
     }
 }
 
-/// Looks at the model directory now instead of at the next turn.
+/// Looks where models come from now instead of at the next turn.
 async fn reload(State(service): Shared, headers: HeaderMap) -> Response<Body> {
     if let Err(reject) = authorise(&service, &headers) {
         return reject.into_response(Dialect::Plain);
     }
-    let checking = Arc::clone(&service);
-    let checked = tokio::task::spawn_blocking(move || checking.check_source()).await;
+    let checked = service.check(true).await;
     let version = service.live().map(|live| live.version.clone());
     let (status, result, reason) = match checked {
-        Ok(Checked::Loaded) => (StatusCode::OK, "loaded", None),
-        Ok(Checked::Unchanged) => (StatusCode::OK, "unchanged", None),
-        Ok(Checked::NoSource) => (StatusCode::CONFLICT, "no model directory is configured", None),
-        Ok(Checked::Failed(reason)) => (StatusCode::CONFLICT, "kept the old one", Some(reason)),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the check itself failed", None),
+        Checked::Loaded => (StatusCode::OK, "loaded", None),
+        Checked::Unchanged => (StatusCode::OK, "unchanged", None),
+        Checked::NoSource => (StatusCode::CONFLICT, "neither a model directory nor a registry is configured", None),
+        Checked::Failed(reason) => (StatusCode::CONFLICT, "kept the old one", Some(reason)),
     };
     respond(status, &json!({ "result": result, "detail": reason, "model_version": version }))
 }

@@ -20,7 +20,7 @@ const PATHS: [&str; 4] = [
 ];
 
 pub fn service() -> Arc<Service> {
-    Arc::new(Service::new(Settings {
+    let settings = Settings {
         model_name: "cmapss-rul".into(),
         model_stage: "production".into(),
         mlflow_tracking_uri: None,
@@ -34,7 +34,9 @@ pub fn service() -> Arc<Service> {
         request_timeout: std::time::Duration::from_secs(10),
         recent: 16,
         token: Some("t".into()),
-    }))
+        webhook_secret: None,
+    };
+    Arc::new(Service::new(settings, None, None))
 }
 
 /// Status and body of one request.

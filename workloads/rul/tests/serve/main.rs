@@ -1,10 +1,15 @@
 //! `rul serve` as a process, spoken to over TCP.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod client;
 mod directories;
 mod ending;
+mod inputs;
 mod limits;
+#[path = "../../../mlflow-client/tests/server/mlflow.rs"]
+#[allow(dead_code)]
+mod mlflow;
 mod predicting;
+mod registry;
 mod reloading;
 mod surface;

@@ -2,9 +2,9 @@
 
 mod cache;
 mod directory;
+mod follow;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod follow;
 mod histogram;
 mod infer;
 mod input;

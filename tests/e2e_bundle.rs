@@ -97,7 +97,7 @@ impl World {
         bin
     }
 
-    fn from_bundle(&self, file: &Path, arguments: &[&str]) -> Command {
+    fn with_bundle(&self, file: &Path, arguments: &[&str]) -> Command {
         let mut command = self.offline(arguments);
         command.arg("--bundle").arg(file).env("PATH", self.bare_path());
         command
@@ -137,7 +137,7 @@ fn expect(code: i32, command: &mut Command) -> String {
 }
 
 fn summary(text: &str) -> Value {
-    let last = text.lines().filter(|line| line.contains("\"summary\"")).next_back().unwrap();
+    let last = text.lines().rfind(|line| line.contains("\"summary\"")).unwrap();
     serde_json::from_str(last).unwrap()
 }
 
@@ -165,14 +165,14 @@ fn a_bundle_brings_up_a_host_that_reaches_nothing() {
     what_is_tampered_with_is_refused(&world, &file);
 
     let own_only = |text: &str| assert!(!text.contains("not-in-the-bundle"), "{text}");
-    own_only(&expect(3, &mut world.from_bundle(&file, &["plan", "--public-key", &public_key, "--only", STAGES])));
-    let text = expect(0, &mut world.from_bundle(&file, &["up", "--only", STAGES, "--json"]));
+    own_only(&expect(3, &mut world.with_bundle(&file, &["plan", "--public-key", &public_key, "--only", STAGES])));
+    let text = expect(0, &mut world.with_bundle(&file, &["up", "--only", STAGES, "--json"]));
     own_only(&text);
     assert_eq!(summary(&text)["ok"], true);
-    let text = expect(0, &mut world.from_bundle(&file, &["up", "--only", STAGES, "--json"]));
+    let text = expect(0, &mut world.with_bundle(&file, &["up", "--only", STAGES, "--json"]));
     assert_eq!(summary(&text)["changed"], 0, "{text}");
-    expect(0, &mut world.from_bundle(&file, &["plan", "--only", STAGES]));
-    expect(0, &mut world.from_bundle(&file, &["healthcheck", "--only", STAGES]));
+    expect(0, &mut world.with_bundle(&file, &["plan", "--only", STAGES]));
+    expect(0, &mut world.with_bundle(&file, &["healthcheck", "--only", STAGES]));
     a_prediction(&world);
     reaches_nothing(&world);
 
@@ -231,7 +231,7 @@ fn what_is_tampered_with_is_refused(world: &World, file: &Path) {
     let broken = world.path("broken.tar.zst");
     let refused = |bytes: &[u8], expected: &[&str]| {
         std::fs::write(&broken, bytes).unwrap();
-        let text = expect(1, &mut world.from_bundle(&broken, &["up", "--only", STAGES]));
+        let text = expect(1, &mut world.with_bundle(&broken, &["up", "--only", STAGES]));
         for part in expected {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -245,7 +245,7 @@ fn what_is_tampered_with_is_refused(world: &World, file: &Path) {
     refused(&good[..good.len() - 10_000_000], &["is refused: it ends in the middle of packages/"]);
     expect(0, &mut world.online(&["bundle", "keygen", "--secret-key", world.path("other.key").to_str().unwrap()]));
     let other = world.path("other.pub");
-    let text = expect(1, &mut world.from_bundle(file, &["up", "--public-key", other.to_str().unwrap()]));
+    let text = expect(1, &mut world.with_bundle(file, &["up", "--public-key", other.to_str().unwrap()]));
     assert!(text.contains("manifest.json.minisig: it is signed by the key"), "{text}");
     assert_eq!(world.tree(), before, "a refused bundle changed the host");
 }
@@ -271,7 +271,7 @@ fn what_the_bundle_lacks_is_named(world: &World, file: &Path) {
     let refused = |resource: &str, code: i32, expected: &[&str]| {
         let stage = format!("stage: extra\nneeds: [k3s]\nresources:\n  - {resource}\n");
         std::fs::write(stages.join("extra.yml"), stage).unwrap();
-        let text = expect(code, &mut world.from_bundle(file, &["up", "--only", "extra"]));
+        let text = expect(code, &mut world.with_bundle(file, &["up", "--only", "extra"]));
         for part in expected {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -301,6 +301,6 @@ fn what_the_bundle_lacks_is_named(world: &World, file: &Path) {
 fn after_a_reboot_the_node_is_there(world: &World, file: &Path) {
     let _ = world.shell("systemctl reboot");
     std::thread::sleep(std::time::Duration::from_secs(5));
-    let text = expect(0, &mut world.from_bundle(file, &["up", "--only", STAGES, "--json"]));
+    let text = expect(0, &mut world.with_bundle(file, &["up", "--only", STAGES, "--json"]));
     assert_eq!(summary(&text)["ok"], true, "{text}");
 }

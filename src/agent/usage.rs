@@ -115,7 +115,7 @@ fn memory(root: &Path, names: &BTreeMap<String, String>) -> Vec<Memory> {
         false => (groups.join("memory"), Version::One),
     };
     let mut pods = Vec::new();
-    find_pods(&base, &base, 0, &mut pods);
+    find_pods(&base, 0, &mut pods);
     let resident = resident_by_group(root, version);
     let below = |group: &str| {
         let inside =
@@ -170,14 +170,14 @@ impl Version {
 }
 
 /// Groups of pods: `pod<uid>` with the cgroupfs driver, `kubepods-burstable-pod<uid>.slice` with systemd's.
-fn find_pods(base: &Path, folder: &Path, depth: usize, found: &mut Vec<(String, PathBuf)>) {
+fn find_pods(folder: &Path, depth: usize, found: &mut Vec<(String, PathBuf)>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(uid) = pod_uid(&name) {
             found.push((uid, entry.path()));
         } else if depth < 3 && (depth > 0 || name.starts_with("kubepods")) {
-            find_pods(base, &entry.path(), depth + 1, found);
+            find_pods(&entry.path(), depth + 1, found);
         }
     }
 }

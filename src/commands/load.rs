@@ -157,7 +157,7 @@ pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) 
     let mut supply = Supply::open(&project, builds)?;
     if let Some(file) = global.bundle.as_deref().filter(|_| builds == Builds::Real) {
         let unpacked = unpack(global, file, supply.sources(), ui)?;
-        supply = supply.from_bundle(unpacked);
+        supply = supply.with_bundle(unpacked);
     }
     let prepared = compile_all(&project, &stages, selection, secrets, builds, supply, ui)?;
     if let Some(bundle) = prepared.supply.bundle() {

@@ -67,7 +67,7 @@ impl Supply {
 
     /// From now on, everything comes from this bundle.
     #[must_use]
-    pub fn from_bundle(self, bundle: Unpacked) -> Self {
+    pub fn with_bundle(self, bundle: Unpacked) -> Self {
         Self { bundle: Some(bundle), ..self }
     }
 

@@ -145,7 +145,7 @@ fn frame(out: &mut impl Write, path: &str, size: u64, content: impl Read, level:
     Ok(())
 }
 
-fn encoder<'a, W: Write>(out: &'a mut W, size: u64, level: i32) -> io::Result<zstd::Encoder<'static, &'a mut W>> {
+fn encoder<W: Write>(out: &mut W, size: u64, level: i32) -> io::Result<zstd::Encoder<'static, &mut W>> {
     let mut encoder = zstd::Encoder::new(out, level)?;
     encoder.include_checksum(true)?;
     encoder.set_pledged_src_size(Some(size))?;

@@ -67,9 +67,9 @@ impl Apt {
         host.write_file(&folder.join("sources.list"), source.as_bytes(), 0o644, Owner::ROOT)?;
 
         let patience = Duration::from_secs(self.lock_timeout);
-        locks::retrying(host, patience, &self.from_folder(["update"], &[])).await?;
+        locks::retrying(host, patience, &self.apt_of_folder(["update"], &[])).await?;
         let install = ["install", "--no-install-recommends", "--allow-downgrades"];
-        let asked = self.from_folder(["--print-uris"].into_iter().chain(install), wanted);
+        let asked = self.apt_of_folder(["--print-uris"].into_iter().chain(install), wanted);
         let answer = locks::retrying(host, patience, &asked).await.map_err(|error| unsuitable(error, shipped))?;
         for file in files(&answer.stdout) {
             let sha256 = shipped.files.get(&file).with_context(|| {
@@ -84,13 +84,13 @@ impl Apt {
             let fetched = host.fetch(&pin).await?;
             host.symlink(&folder.join(&file), &fetched)?;
         }
-        let install = self.from_folder(install, wanted);
+        let install = self.apt_of_folder(install, wanted);
         locks::retrying(host, patience, &install).await.map_err(|error| unsuitable(error, shipped))?;
         host.remove_dir_all(folder)
     }
 
     /// APT with the repository as its only source.
-    fn from_folder<'a>(&self, action: impl IntoIterator<Item = &'a str>, packages: &[&'a String]) -> Cmd {
+    fn apt_of_folder<'a>(&self, action: impl IntoIterator<Item = &'a str>, packages: &[&'a String]) -> Cmd {
         let options = [
             format!("Dir::Etc::SourceList={FOLDER}/sources.list"),
             "Dir::Etc::SourceParts=/dev/null".to_owned(),

@@ -2,6 +2,8 @@
 //! `cargo run --release -p rul --example drift_hours -- [HOURS [tune]]`. Data: `CMAPSS_DIR`, else generated.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+// The test has uses for more of it.
+#[allow(dead_code)]
 #[path = "../tests/drift_hours/traffic.rs"]
 mod traffic;
 #[path = "../tests/drift_hours/world.rs"]

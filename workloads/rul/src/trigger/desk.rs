@@ -127,7 +127,7 @@ impl Desk {
     }
 
     async fn look(&self, inner: &mut Inner) -> Result<(), StateError> {
-        let running: Vec<_> = inner.state.running().map(|incident| incident.clone()).collect();
+        let running: Vec<_> = inner.state.running().cloned().collect();
         for incident in running {
             let Progress::Running { run, .. } = incident.progress else { continue };
             let key = &incident.firing.key;

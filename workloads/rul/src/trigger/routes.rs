@@ -51,20 +51,25 @@ pub fn router(front: Arc<Front>) -> Router {
         .with_state(front)
 }
 
-fn refuse(status: StatusCode, reason: impl Into<String>) -> Response {
-    (status, axum::Json(json!({ "detail": reason.into() }))).into_response()
+/// A request that was not taken, and why.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, axum::Json(json!({ "detail": self.1 }))).into_response()
+    }
 }
 
-fn authorise(front: &Front, headers: &HeaderMap) -> Result<(), Response> {
+fn authorise(front: &Front, headers: &HeaderMap) -> Result<(), Refusal> {
     if front.token.as_ref().is_none_or(|token| token.allows(headers)) {
         return Ok(());
     }
-    Err(refuse(StatusCode::UNAUTHORIZED, "send the header \"authorization: Bearer TOKEN\""))
+    Err(Refusal(StatusCode::UNAUTHORIZED, "send the header \"authorization: Bearer TOKEN\"".to_owned()))
 }
 
 async fn webhook(State(front): State<Arc<Front>>, headers: HeaderMap, body: Bytes) -> Response {
     let begin = Instant::now();
-    let response = answer(&front, &headers, &body).await.unwrap_or_else(|refusal| refusal);
+    let response = answer(&front, &headers, &body).await.unwrap_or_else(IntoResponse::into_response);
     if response.status().is_client_error() || response.status().is_server_error() {
         front.events.failed.fetch_add(1, Ordering::Relaxed);
     }
@@ -74,14 +79,14 @@ async fn webhook(State(front): State<Arc<Front>>, headers: HeaderMap, body: Byte
     response
 }
 
-async fn answer(front: &Front, headers: &HeaderMap, body: &[u8]) -> Result<Response, Response> {
+async fn answer(front: &Front, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refusal> {
     authorise(front, headers)?;
     let payload: Payload = serde_json::from_slice(body).map_err(|error| {
-        refuse(StatusCode::UNPROCESSABLE_ENTITY, format!("no webhook payload of Alertmanager: {error}"))
+        Refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("no webhook payload of Alertmanager: {error}"))
     })?;
     if payload.version != "4" {
         let reason = format!("payload version {:?}, expected \"4\"", payload.version);
-        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, reason));
+        return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason));
     }
     let mut decisions = Vec::new();
     for alert in &payload.alerts {
@@ -99,9 +104,9 @@ async fn answer(front: &Front, headers: &HeaderMap, body: &[u8]) -> Result<Respo
     Ok(reply(front, &decisions))
 }
 
-fn not_noted(error: super::state::StateError) -> Response {
+fn not_noted(error: super::state::StateError) -> Refusal {
     // Alertmanager sends it again.
-    refuse(StatusCode::SERVICE_UNAVAILABLE, format!("the alert cannot be written down: {error}"))
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the alert cannot be written down: {error}"))
 }
 
 /// One decision for the whole group: a run beats trouble, trouble beats nothing to do. All are listed.
@@ -144,7 +149,7 @@ async fn health(State(front): State<Arc<Front>>) -> Response {
 async fn incidents(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
     match authorise(&front, &headers) {
         Ok(()) => axum::Json(front.desk.incidents().await).into_response(),
-        Err(refusal) => refusal,
+        Err(refusal) => refusal.into_response(),
     }
 }
 

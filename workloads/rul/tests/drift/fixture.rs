@@ -31,7 +31,8 @@ fn network(fleet: &Fleet, seed: u64) -> Network {
         window: windows.length,
         features: windows.features,
     };
-    let (validate, train): (Vec<_>, Vec<_>) = (0..windows.len()).partition(|&i| windows.origins[i].engine % 5 == 0);
+    let (validate, train): (Vec<_>, Vec<_>) =
+        (0..windows.len()).partition(|&i| windows.origins[i].engine.is_multiple_of(5));
     let options = Options { hidden: vec![8], epochs: 2, seed, ..Options::default() };
     let mut go = |_: &model::EpochReport| ControlFlow::Continue(());
     model::train(&data, &train, &validate, &scaler, &options, None, &mut go).unwrap().network

@@ -71,7 +71,7 @@ fn raw_samples_give_whole_numbers_across_a_restart() {
         until(&format!("{count} scraped"), || {
             let query = format!("rul_prediction_count%7Bmodel_version%3D%22{version}%22%7D");
             let answer = get_json(&format!("{}/api/v1/query?query={query}", prometheus.url));
-            (answer["data"]["result"][0]["value"][1] == count.to_string()).then_some(())
+            (answer["data"]["result"][0]["value"][1] == *count.to_string()).then_some(())
         });
     };
     // The first scrape finds the histogram at zero, as it is made with the model.

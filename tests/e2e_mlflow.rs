@@ -3,9 +3,9 @@
 //! this says so and passes.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -211,7 +211,12 @@ fn mlflow_keeps_what_it_is_given() {
     assert_eq!(again.last().unwrap()["changed"], 0, "the second run changes nothing");
 
     clients_in_and_outside_of_the_cluster(&world);
+    let tunnel = Tunnel::open(&world);
+    pages_render(&tunnel);
     losses_heal_and_nothing_is_lost(&world);
+    // Every pod behind it was replaced meanwhile.
+    pages_render(&tunnel);
+    drop(tunnel);
     a_new_key_restarts_who_reads_it_and_nobody_else(&world);
     basic_auth_asks_for_a_password(&world);
     world.expect(0, &["sandbox", "down", HOST]);
@@ -227,6 +232,65 @@ fn clients_in_and_outside_of_the_cluster(world: &World) {
     assert!(ok, "{text}");
     let (ok, text) = outside(world, &script(READER, &uri), &[]);
     assert!(ok && text.contains("version 2"), "{text}");
+}
+
+/// `provision tunnel` to the pages that people open.
+struct Tunnel {
+    child: Child,
+    mlflow: String,
+    minio: String,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Tunnel {
+    fn open(world: &World) -> Self {
+        let mut command = world.command(&["tunnel", "mlflow", "mlops/minio:console", "--json"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(2);
+        let urls: Vec<String> = lines
+            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["url"].as_str().unwrap().to_owned())
+            .collect();
+        let [mlflow, minio] = urls.try_into().unwrap();
+        Self { child, mlflow, minio }
+    }
+}
+
+/// Both pages in a browser, as people see them; pictures are kept in `target/screenshots`.
+fn pages_render(tunnel: &Tunnel) {
+    page(&tunnel.mlflow, "mlflow", &["Experiments", "turbofan"]);
+    page(&format!("{}/login", tunnel.minio), "minio-console", &["Username", "Password", "Login"]);
+}
+
+/// Opens a page, keeps its picture and finds the words in what its scripts made of it.
+#[track_caller]
+fn page(url: &str, name: &str, words: &[&str]) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("screenshots");
+    std::fs::create_dir_all(&folder).unwrap();
+    let picture = folder.join(format!("{name}.png"));
+    let _ = std::fs::remove_file(&picture);
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--hide-scrollbars", "--window-size=1280,900", "--virtual-time-budget=20000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(url)
+        .output()
+        .expect("chromium is not here: scripts/install-deps installs it");
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in words {
+        assert!(seen.contains(word), "{url} does not show {word:?}:\n{seen}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let size = std::fs::metadata(&picture).unwrap().len();
+    // An empty page of this size is a picture of some 5 kB.
+    assert!(size > 12_000, "{} has {size} bytes: an empty page?", picture.display());
 }
 
 fn losses_heal_and_nothing_is_lost(world: &World) {

@@ -286,7 +286,11 @@ fn page(url: &str, name: &str, words: &[&str]) {
         .expect("chromium is not here: scripts/install-deps installs it");
     let seen = String::from_utf8_lossy(&output.stdout).into_owned();
     for word in words {
-        assert!(seen.contains(word), "{url} does not show {word:?}:\n{seen}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            seen.contains(word),
+            "{url} does not show {word:?}:\n{seen}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let size = std::fs::metadata(&picture).unwrap().len();
     // An empty page of this size is a picture of some 5 kB.

@@ -177,7 +177,7 @@ fn script(text: &str, uri: &str) -> String {
     format!("URI = {uri:?}\nNAME = 'e2e'\n{text}")
 }
 
-/// Runs Python outside of the cluster, with the packages of the server's lock file.
+/// Runs Python outside of the cluster, with the packages of the server's lock file and the setting that docs/guide.md asks for.
 #[track_caller]
 fn outside(world: &World, text: &str, env: &[(&str, &str)]) -> (bool, String) {
     let python = Command::new("bash").arg("scripts/venv-mlflow-server").current_dir(&world.folder).output().unwrap();
@@ -185,6 +185,7 @@ fn outside(world: &World, text: &str, env: &[(&str, &str)]) -> (bool, String) {
     let python = String::from_utf8(python.stdout).unwrap();
     let mut command = Command::new(python.trim());
     command.arg("-").env("GIT_PYTHON_REFRESH", "quiet").env("MLFLOW_DISABLE_TELEMETRY", "true");
+    command.env("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false").env("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false");
     command.envs(env.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();

@@ -187,7 +187,7 @@ mod from_a_bundle {
     use crate::hash;
     use crate::host::ArtifactPin;
 
-    const INDEX: &str = "Package: curl\nFilename: ./curl.deb\n";
+    const INDEX: &str = "Package: curl\nFilename: ./curl_7.88_amd64.deb\n";
 
     fn shipped(os: &str) -> Shipped {
         let pin = |name: &str, content: &str| ArtifactPin {
@@ -199,7 +199,7 @@ mod from_a_bundle {
         Shipped {
             system: System { os: os.into(), version: "12".into() },
             index: pin("Packages", INDEX),
-            files: [("curl.deb", "deb"), ("other.deb", "other")]
+            files: [("curl_7.88_amd64.deb", "deb"), ("other_1_amd64.deb", "other")]
                 .map(|(file, content)| (file.to_owned(), hash::sha256(content)))
                 .into(),
         }
@@ -208,7 +208,7 @@ mod from_a_bundle {
     fn on_debian(installed: &str) -> FakeHost {
         // Recorded from apt 2.6.1.
         let answer =
-            "Reading package lists...\n'file:/var/lib/provision/packages/./curl.deb' curl_1%3a1_amd64.deb 3 \n";
+            "Reading package lists...\n'file:/var/lib/provision/packages/./curl_7.88_amd64.deb' curl_1%3a1_amd64.deb 3 \n";
         host(installed)
             .with_facts(|facts| {
                 facts.os = "debian".into();
@@ -223,10 +223,10 @@ mod from_a_bundle {
                 }
                 if has("install") {
                     assert!(
-                        files.node("/var/lib/provision/packages/curl.deb").is_some(),
+                        files.node("/var/lib/provision/packages/curl_7.88_amd64.deb").is_some(),
                         "it is there before APT asks"
                     );
-                    assert!(files.node("/var/lib/provision/packages/other.deb").is_none(), "and nothing else");
+                    assert!(files.node("/var/lib/provision/packages/other_1_amd64.deb").is_none(), "and nothing else");
                     files.put_file("/fake/dpkg", "curl\tii \t1.0\n", 0o644);
                 }
                 ok("")

@@ -207,8 +207,7 @@ mod from_a_bundle {
 
     fn on_debian(installed: &str) -> FakeHost {
         // Recorded from apt 2.6.1.
-        let answer =
-            "Reading package lists...\n'file:/var/lib/provision/packages/./curl_7.88_amd64.deb' curl_1%3a1_amd64.deb 3 \n";
+        let answer = "Reading package lists...\n'file:/var/lib/provision/packages/./curl_7.88_amd64.deb' curl_1%3a1_amd64.deb 3 \n";
         host(installed)
             .with_facts(|facts| {
                 facts.os = "debian".into();

@@ -332,8 +332,11 @@ fn a_new_key_restarts_who_reads_it_and_nobody_else(world: &World) {
     set.stdin.take().unwrap().write_all(b"another-key-of-mlflow-0123456789").unwrap();
     assert!(set.wait().unwrap().success());
     let arguments = ["--only", STAGES, "--set", "mlflow.expose=true"];
-    let expected =
-        ["minio/minio_user mlflow", "mlflow/manifest mlflow/mlflow.yml", "mlflow/secret mlops/mlflow-credentials"];
+    let expected = [
+        "minio/minio_user mlops/minio/mlflow",
+        "mlflow/manifest mlflow/mlflow.yml",
+        "mlflow/secret mlops/mlflow-credentials",
+    ];
     let planned = world.json(3, &[&["plan"], &arguments[..]].concat());
     assert_eq!(named(&planned, "action", "change"), expected);
     let done = world.json(0, &[&["up"], &arguments[..]].concat());

@@ -3,14 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod table;
-// The example has uses for more of it.
+// The example has uses for more of these two.
 #[allow(dead_code)]
 mod traffic;
+#[allow(dead_code)]
 mod world;
 
 use std::sync::LazyLock;
 
-use drift_stats::rng::Rng;
 use table::{head, row, times_head, times_row};
 use traffic::{Flying, SHAPES, Shape, Tally, first_windows, policy, quiet_hours, sliding_hours, times_to_page};
 use world::{Pool, World, of_regime, other_regimes, world};

@@ -71,3 +71,32 @@ fn send(service: &Arc<Service>, path: &str, headers: &[(&str, &[u8])], body: &[u
         (status, to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec())
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use base64::Engine;
+    use ring::hmac;
+
+    use super::{SECRET, webhook};
+
+    #[test]
+    fn what_fuzzing_begins_with_is_answered() {
+        let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/registry_webhook");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().to_string();
+        for (name, said) in [("ours", "looking"), ("another", "ignored")] {
+            // The first byte is the target's.
+            let body = std::fs::read(seeds.join(name)).unwrap().split_off(1);
+            let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+            let tag = hmac::sign(&key, &[b"id.", now.as_bytes(), b".", &body].concat());
+            let signature = format!("v1,{}", base64::engine::general_purpose::STANDARD.encode(tag));
+            let (status, answer) = webhook(b"id", now.as_bytes(), signature.as_bytes(), &body);
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(status == 200 && answer.contains(said), "{name}: {status} {answer}");
+        }
+        let (status, _) = webhook(b"id\n", b"1", b"v1,AAAA", b"{}");
+        assert_eq!(status, 401);
+    }
+}

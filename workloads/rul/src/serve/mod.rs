@@ -111,7 +111,7 @@
 mod cache;
 mod directory;
 mod follow;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod histogram;
 mod infer;

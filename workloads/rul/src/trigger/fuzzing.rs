@@ -54,3 +54,21 @@ fn written(path: &Path) -> usize {
     }
     state.incidents.len()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{Path, post};
+
+    #[test]
+    fn what_fuzzing_begins_with_is_answered() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/trigger_webhook");
+        let answer = |name: &str| post(&std::fs::read(seeds.join(name)).unwrap());
+        for (name, status, written) in [("firing", 503, 1), ("two", 503, 1), ("resolved", 200, 0), ("none", 200, 0)] {
+            let (got, body, noted) = answer(name);
+            assert_eq!((got, noted), (status, written), "{name}: {}", String::from_utf8_lossy(&body));
+        }
+        let (status, body, written) = post(b"{\"version\":\"4\"");
+        assert_eq!((status, written), (422, 0), "{}", String::from_utf8_lossy(&body));
+    }
+}

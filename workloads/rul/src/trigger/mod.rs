@@ -8,7 +8,7 @@
 mod alert;
 mod desk;
 mod exec;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod job;
 mod kfp;

@@ -2,10 +2,14 @@
 //! `cargo run --release -p rul --example drift_hours -- [HOURS [tune]]`. Data: `CMAPSS_DIR`, else generated.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-// The test has uses for more of it.
+#[path = "../tests/drift_hours/table.rs"]
+#[allow(dead_code)]
+mod table;
+// The test has uses for more of them.
 #[allow(dead_code)]
 #[path = "../tests/drift_hours/traffic.rs"]
 mod traffic;
+#[allow(dead_code)]
 #[path = "../tests/drift_hours/world.rs"]
 mod world;
 
@@ -13,47 +17,9 @@ use std::time::Instant;
 
 use drift_stats::decision::{Policy, Record};
 use drift_stats::rng::Rng;
-use traffic::{Flying, Shape, Tally, first_windows, policy, quiet_hours, sliding_hours, strays};
+use table::{head, row};
+use traffic::{Flying, SHAPES, Shape, first_windows, policy, quiet_hours, sliding_hours, strays};
 use world::{Pool, World, of_regime, other_regimes, world};
-
-const SHAPES: [Shape; 5] = [
-    Shape { engines: 5, cycles: 60 },
-    Shape { engines: 10, cycles: 30 },
-    Shape { engines: 20, cycles: 15 },
-    Shape { engines: 30, cycles: 20 },
-    Shape { engines: 100, cycles: 3 },
-];
-
-fn row(what: &str, shape: Shape, t: &Tally) {
-    let share = |n: u64| 100.0 * n as f64 / t.hours as f64;
-    let of = format!("{} x {}", shape.engines, shape.cycles);
-    println!(
-        "{what:<44} {of:>8} {:>6} {:>7.2} {:>9} {:>8.1} {:>8.1} {:>7.1} {:>9.1}",
-        t.hours,
-        share(t.pages),
-        format!("{}/{}/{}", t.by_cause[0], t.by_cause[1], t.by_cause[2]),
-        share(t.suspect),
-        share(t.drift),
-        share(t.insufficient),
-        share(t.seed)
-    );
-}
-
-fn head(title: &str) {
-    println!("\n{title}");
-    println!(
-        "{:<44} {:>8} {:>6} {:>7} {:>9} {:>8} {:>8} {:>7} {:>9}",
-        "traffic (engines x cycles in the hour)",
-        "",
-        "hours",
-        "page %",
-        "r/s/p",
-        "suspect%",
-        "drift %",
-        "few %",
-        "seed %"
-    );
-}
 
 fn main() {
     let hours: u64 = std::env::args().nth(1).map_or(1000, |n| n.parse().unwrap());

@@ -1,4 +1,4 @@
-//! The HTTP client of all sub-commands.
+//! The HTTP client of all sub-commands, and one exchange with it.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -44,6 +44,54 @@ fn build(limits: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> R
         .map_err(|e| format!("cannot start an HTTP client: {}", reason(&e)))
 }
 
+/// Pause before the only second try of a request that did not arrive.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Why an exchange came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody answered, or not to the end. See [`reason`].
+    #[error("{0}")]
+    Broken(String),
+    #[error("more than {0} bytes")]
+    TooLong(usize),
+}
+
+/// Sends, once more where no connection came about (then nothing was sent); gives status and body, whatever the status. Bodies of
+/// more than `largest` bytes are not read.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn exchange(request: reqwest::RequestBuilder, largest: usize) -> Result<(u16, Vec<u8>), Failure> {
+    let again = request.try_clone();
+    let response = match (request.send().await, again) {
+        (Err(error), Some(again)) if error.is_connect() => {
+            tokio::time::sleep(PAUSE).await;
+            again.send().await
+        }
+        (result, _) => result,
+    };
+    let broken = |error: reqwest::Error| Failure::Broken(reason(&error));
+    let mut response = response.map_err(broken)?;
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > largest {
+            return Err(Failure::TooLong(largest));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((status, body))
+}
+
+/// The beginning of what a peer said to its refusal.
+#[must_use]
+pub fn said(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    if text.is_empty() { "no reason given".to_owned() } else { text.chars().take(300).collect() }
+}
+
 /// What went wrong, down to the last cause, without the address (it may hold a password).
 #[must_use]
 pub fn reason(error: &reqwest::Error) -> String {
@@ -76,8 +124,43 @@ pub fn shown(url: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::shown;
+    use super::{Failure, client, exchange, said, shown};
     use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Gives every caller these bytes.
+    async fn peer(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[tokio::test]
+    async fn an_exchange_ends_with_a_status_or_a_reason() {
+        let client = client(Duration::from_secs(10)).unwrap();
+        let whole = peer("HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nlate").await;
+        let ask = |largest| exchange(client.get(&whole), largest);
+        assert_eq!(ask(4).await.unwrap(), (503, b"late".to_vec()));
+        assert!(matches!(ask(3).await, Err(Failure::TooLong(3))));
+        let cut = peer("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
+        assert!(matches!(exchange(client.get(&cut), 99).await, Err(Failure::Broken(_))));
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let error = exchange(client.get(format!("http://{nobody}")), 99).await.unwrap_err();
+        assert!(error.to_string().to_lowercase().contains("connection refused"), "{error}");
+    }
+
+    #[test]
+    fn what_a_peer_said_is_short_and_never_nothing() {
+        assert_eq!((said(b" no \n").as_str(), said(b" ").as_str()), ("no", "no reason given"));
+        assert_eq!(said("ä".repeat(999).as_bytes()).chars().count(), 300);
+    }
 
     #[test]
     fn there_is_a_client_also_after_another() {

@@ -1,4 +1,4 @@
-//! The bearer token of those who may.
+//! The bearer token of those who may, and where secrets are read from.
 
 use std::path::{Path, PathBuf};
 
@@ -14,32 +14,48 @@ impl std::fmt::Debug for Token {
     }
 }
 
+/// Why a secret that was named cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    #[error("cannot read the token from {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("the token is empty: give RUL_TOKEN or --token-file a value, or leave both out")]
-    Empty,
+    #[error("cannot read the {what} from {}: {source}", path.display())]
+    Read { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the {what} is empty: give {variable} or its file a value, or leave both out")]
+    Empty { what: &'static str, variable: &'static str },
+}
+
+/// A secret from a file, else from a variable (not an option: options are in the list of processes); `None` where neither is
+/// given. `what` it is called in errors.
+///
+/// # Errors
+/// A file that cannot be read, an empty secret.
+pub fn secret(what: &'static str, file: Option<&Path>, variable: &'static str) -> Result<Option<String>, TokenError> {
+    // An empty variable with the file's name is how a manifest says "none".
+    let text = match file.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            read.map_err(|source| TokenError::Read { what, path: path.to_owned(), source })?
+        }
+        None => match std::env::var(variable) {
+            Ok(text) => text,
+            Err(_) => return Ok(None),
+        },
+    };
+    let text = text.trim();
+    if text.is_empty() { Err(TokenError::Empty { what, variable }) } else { Ok(Some(text.to_owned())) }
 }
 
 impl Token {
-    /// From a file, else from RUL_TOKEN (not an option: options are in the list of processes).
+    /// From a file, else from RUL_TOKEN.
     ///
     /// # Errors
     /// A file that cannot be read, an empty token.
     pub fn load(file: Option<&Path>) -> Result<Option<Self>, TokenError> {
-        let text = match file.filter(|path| !path.as_os_str().is_empty()) {
-            Some(path) => {
-                let read = std::fs::read_to_string(path);
-                read.map_err(|source| TokenError::Read { path: path.to_owned(), source })?
-            }
-            None => match std::env::var("RUL_TOKEN") {
-                Ok(text) => text,
-                Err(_) => return Ok(None),
-            },
-        };
-        let text = text.trim();
-        if text.is_empty() { Err(TokenError::Empty) } else { Ok(Some(Self(text.to_owned()))) }
+        Ok(secret("token", file, "RUL_TOKEN")?.map(Self))
+    }
+
+    /// What to send to the service that asks for it.
+    pub fn value(&self) -> &str {
+        &self.0
     }
 
     /// Whether the request carries `authorization: Bearer TOKEN`.
@@ -56,13 +72,20 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+impl From<&str> for Token {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_the_very_token_is_allowed() {
-        let token = Token("secret".into());
+        let token = Token::from("secret");
         let allowed = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());
@@ -79,9 +102,10 @@ mod tests {
     #[test]
     fn a_file_with_nothing_in_it_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(Token::load(Some(file.path())), Err(TokenError::Empty)));
+        assert!(matches!(Token::load(Some(file.path())), Err(TokenError::Empty { .. })));
         std::fs::write(file.path(), "abc\n").unwrap();
         assert_eq!(Token::load(Some(file.path())).unwrap().unwrap().0, "abc");
-        assert!(matches!(Token::load(Some(Path::new("/nonexistent/token"))), Err(TokenError::Read { .. })));
+        let error = Token::load(Some(Path::new("/nonexistent/token"))).unwrap_err();
+        assert!(error.to_string().starts_with("cannot read the token from /nonexistent/token: "), "{error}");
     }
 }

@@ -71,6 +71,10 @@ impl Reference {
     /// For the nulls, each draw splits the engines at random: one half plays the reference, the other the traffic. An engine
     /// is therefore never compared with itself, and the smaller reference makes the thresholds a little cautious.
     ///
+    /// Training engines flew until they failed; engines in service have not. At equal age those are the healthier ones (the others
+    /// have been taken out), which moves predictions and sensors without any drift, the more visibly the more engines there
+    /// are. So in every other draw the lives of the traffic are cut at a random moment.
+    ///
     /// # Errors
     /// Fewer than two engines, bad bounds, a parameter of 0, or records that [`super::measure()`] would refuse.
     pub fn fit(
@@ -241,19 +245,24 @@ fn null_of_shape(
     let mut rng = Rng::new(fit.seed ^ ((engines as u64) << 32) ^ cycles as u64);
     let (mut psi, mut sensor) = (Vec::new(), Vec::new());
     let mut order: Vec<usize> = (0..all.len()).collect();
-    for _ in 0..fit.draws {
+    for draw in 0..fit.draws {
         for i in (1..order.len()).rev() {
             order.swap(i, rng.below(i + 1));
         }
         let (left, right) = order.split_at(order.len() / 2);
         let pick = |half: &[usize]| half.iter().map(|&i| all[i]).collect::<Vec<_>>();
         let reference = Reference::of(&whole.model_version, &whole.features, &pick(left), fit)?;
+        let lives = if draw % 2 == 0 {
+            pick(right).iter().map(|e| e.as_slice()).collect()
+        } else {
+            cut(&pick(right), &mut rng)
+        };
         let mut traffic = Vec::new();
         for k in 0..engines {
-            let engine = all[right[k % right.len()]];
-            let take = cycles.min(engine.len());
-            let start = rng.below(engine.len() - take + 1);
-            traffic.extend(engine[start..start + take].iter().map(|record| Record {
+            let life = if draw % 2 == 0 { lives[k % lives.len()] } else { at_a_random_time(&lives, &mut rng) };
+            let take = cycles.min(life.len());
+            let start = rng.below(life.len() - take + 1);
+            traffic.extend(life[start..start + take].iter().map(|record| Record {
                 // An engine drawn again, at another moment, counts as one more engine.
                 engine: Some(k as u64),
                 ..record.clone()
@@ -274,6 +283,24 @@ fn null_of_shape(
         Ok(Null { q95: sample.quantile(0.95), q99: sample.quantile(0.99) })
     };
     Ok(ShapeNull { engines, cycles, psi: quantiles(psi)?, sensor: quantiles(sensor)? })
+}
+
+/// Every life up to a random moment.
+fn cut<'a>(engines: &[&'a Vec<Record>], rng: &mut Rng) -> Vec<&'a [Record]> {
+    engines.iter().map(|engine| &engine[..1 + rng.below(engine.len())]).collect()
+}
+
+/// Whose record one comes upon when all of them fly: the longer it is, the likelier.
+fn at_a_random_time<'a>(lives: &[&'a [Record]], rng: &mut Rng) -> &'a [Record] {
+    let all: usize = lives.iter().map(|life| life.len()).sum();
+    let mut at = rng.below(all);
+    for life in lives {
+        if at < life.len() {
+            return life;
+        }
+        at -= life.len();
+    }
+    &[]
 }
 
 #[cfg(test)]

@@ -1,17 +1,13 @@
 //! One exchange with a peer, and what its refusal means.
 
-use std::time::Duration;
-
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder};
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use crate::http;
+use crate::http::{self, Failure};
 
 /// Longest answer that is read, in bytes: a full ring of a service has a few megabytes.
 const LARGEST: usize = 64 << 20;
-/// Pause before the only second try of a request that did not arrive.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// A peer: what it is called in errors, and where it is.
 #[derive(Debug, Clone)]
@@ -47,34 +43,10 @@ impl Peer {
     /// # Errors
     /// [`Error::Unreachable`], or an answer that is too long.
     pub async fn send(&self, request: RequestBuilder) -> Result<(u16, Vec<u8>), Error> {
-        let again = request.try_clone();
-        let response = match (request.send().await, again) {
-            (Err(error), Some(again)) if error.is_connect() => {
-                tokio::time::sleep(PAUSE).await;
-                again.send().await
-            }
-            (result, _) => result,
-        };
-        let unreachable =
-            |e: reqwest::Error| Error::Unreachable { what: self.what, address: self.shown(), reason: http::reason(&e) };
-        let response = response.map_err(unreachable)?;
-        let status = response.status().as_u16();
-        Ok((status, self.body(response).await?))
-    }
-
-    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST => body.extend_from_slice(&chunk),
-                Ok(Some(_)) => return Err(self.answer(format!("more than {LARGEST} bytes"))),
-                Ok(None) => return Ok(body),
-                Err(e) => {
-                    let (address, reason) = (self.shown(), http::reason(&e));
-                    return Err(Error::Unreachable { what: self.what, address, reason });
-                }
-            }
-        }
+        http::exchange(request, LARGEST).await.map_err(|failure| match failure {
+            Failure::Broken(reason) => Error::Unreachable { what: self.what, address: self.shown(), reason },
+            Failure::TooLong(_) => self.answer(failure.to_string()),
+        })
     }
 
     /// Sends and wants 2xx.
@@ -90,9 +62,7 @@ impl Peer {
     }
 
     pub fn refused(&self, status: u16, body: &[u8]) -> Error {
-        let text = String::from_utf8_lossy(body);
-        let text = text.trim();
-        let reason = if text.is_empty() { "no reason given".to_owned() } else { text.chars().take(300).collect() };
+        let reason = http::said(body);
         Error::Refused { what: self.what, address: self.shown(), status, reason }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use drift_stats::StatError;
 
 use super::record::InputsError;
+use crate::token::TokenError;
 
 /// Every variant says where, why, and what would help.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("cannot keep the memory in {}: {reason}", path.display())]
     Memory { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("cannot compare: {0}")]
     Statistics(#[from] StatError),
     #[error("cannot compare: {0}")]

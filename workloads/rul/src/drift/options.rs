@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use drift_stats::decision::Policy;
 
-use super::error::Error;
 use super::seed::Limits;
 
 /// Options of `rul drift`. Every one is also an environment variable.
@@ -132,28 +131,6 @@ impl Options {
             Some(interval) => (interval * 4).max(least),
             None => self.window * 2 + least,
         })
-    }
-
-    /// The token, if there is one.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or is empty.
-    pub fn token(&self) -> Result<Option<String>, Error> {
-        let token = match self.token_file.as_ref().filter(|p| !p.as_os_str().is_empty()) {
-            Some(path) => std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.clone(), source })?,
-            // Not an option, so that it can never be in a list of processes.
-            None => match std::env::var("RUL_TOKEN") {
-                Ok(token) => token,
-                Err(_) => return Ok(None),
-            },
-        };
-        let token = token.trim();
-        if token.is_empty() {
-            return Err(Error::Usage(
-                "the token is empty: give RUL_TOKEN or --token-file a value, or leave both out".to_owned(),
-            ));
-        }
-        Ok(Some(token.to_owned()))
     }
 }
 

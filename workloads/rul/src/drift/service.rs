@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::Peer;
 use super::error::Error;
 use super::exposition::{self, Sample};
+use crate::token::Token;
 
 /// Entries asked for at once; what the service gives at most.
 const PAGE: usize = 10_000;
@@ -64,7 +65,7 @@ pub enum Ring {
 #[derive(Debug)]
 pub struct Service {
     peer: Peer,
-    token: Option<String>,
+    token: Option<Token>,
     entries: VecDeque<Entry>,
     /// Entries that the service overwrote before they were read.
     pub missed: u64,
@@ -72,7 +73,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(address: &str, token: Option<String>, client: &Client) -> Self {
+    pub fn new(address: &str, token: Option<Token>, client: &Client) -> Self {
         let peer = Peer::new("the prediction service", address, client);
         Self { peer, token, entries: VecDeque::new(), missed: 0, life: 0 }
     }
@@ -106,7 +107,7 @@ impl Service {
             let path = format!("/v1/recent?since={since}&limit={PAGE}");
             let mut request = self.peer.get(&path);
             if let Some(token) = &self.token {
-                request = request.bearer_auth(token);
+                request = request.bearer_auth(token.value());
             }
             let (status, body) = self.peer.send(request).await?;
             let page: Page = match status {

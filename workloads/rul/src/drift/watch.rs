@@ -20,6 +20,7 @@ use super::seed::{self, SeedReport};
 use super::service::{Ring, Service, Serving};
 use super::source::BaselineSource;
 use crate::http;
+use crate::token::Token;
 
 /// One look and what came of telling it.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Watcher {
     /// Options that do not go together, a token that cannot be read.
     pub fn new(options: Options) -> Result<Self, Error> {
         let client = http::client(options.timeout).map_err(Error::Start)?;
-        let token = options.token()?;
+        let token = Token::load(options.token_file.as_deref())?;
         let services: Vec<Service> = options
             .service
             .iter()

@@ -6,6 +6,10 @@ use serde_json::{Map, Value, json};
 
 /// `fields` is an object; its keys follow `at`, `level` and `event`.
 pub fn event(level: &str, event: &str, fields: Value) {
+    // Thousands of requests a second would fill the disk.
+    if cfg!(fuzzing) {
+        return;
+    }
     let mut line = Map::new();
     line.insert("at".into(), json!(jiff::Timestamp::now().to_string()));
     line.insert("level".into(), json!(level));

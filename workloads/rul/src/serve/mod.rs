@@ -1,9 +1,117 @@
-//! `rul serve`: see the crate's documentation for the HTTP API.
+//! `rul serve`: predictions over HTTP.
+//!
+//! Answers from a model directory (`--model-dir`), from the version that has the alias in a registry
+//! (`--mlflow-tracking-uri`) or, while there is neither, with a constant (`--stub-rul`, 125) and
+//! `"is_stub": true`. Port 8000, HTTP/1.1, JSON.
+//!
+//! **Units.** A window is 30 rows (cycles, oldest first) of 16 numbers (the features, in the model's
+//! order and in the units of C-MAPSS: the model scales by itself); a loaded model may say otherwise,
+//! `GET /v1/model` tells. Numbers are taken as single precision. A prediction is the remaining useful
+//! life in cycles.
+//!
+//! # The seed's paths
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /` | `service`, `model_name`, `model_stage`, `model_version`, `is_stub`, `mlflow_tracking_uri` (without credentials) |
+//! | `GET /healthz` | 200 `{"status":"ok"}` as long as the process answers |
+//! | `GET /readyz` | 200 `{"status":"ready","is_stub":bool}`; 503 without model and stub, and from SIGTERM on |
+//! | `GET /metrics` | Prometheus text 0.0.4 |
+//! | `POST /predict` | `{"rul":87.5,"model_version":"7","is_stub":false}` |
+//!
+//! The body of `/predict` has exactly one of
+//! - `sequence`: one window, a list of rows;
+//! - `features`: one row, taken as a window of 30 equal rows (for smoke tests);
+//! - `instances`: a list of windows; answered by `{"predictions":[..],"model_version":..,"is_stub":..}`.
+//!
+//! Beside them `engine` (a string or a whole number) and `cycle` say whose window it is; for
+//! `instances`, lists `engines` and `cycles`. The drift watch compares engines of the same age.
+//!
+//! `null` counts as absent, other keys are ignored. Every prediction carries the header
+//! `x-model-version`.
+//!
+//! # Inference protocols
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /v1/models`, `/v1/models/{name}` | KServe V1: names, readiness |
+//! | `POST /v1/models/{name}:predict` | `instances` as above |
+//! | `GET /v2`, `/v2/health/live`, `/v2/health/ready` | Open Inference Protocol V2 |
+//! | `GET /v2/models/{name}[/versions/{v}]`, `../ready` | tensors, readiness |
+//! | `POST /v2/models/{name}[/versions/{v}]/infer` | tensor `input`, shape `[n, 30, 16]`, FP32, FP64, INT32 or INT64, data flat or nested; gives tensor `output`, FP32, shape `[n]` |
+//!
+//! # For operators
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /v1/model` | what is served: version, hashes, shape, golden check, why newer content was refused |
+//! | `GET /v1/recent?since=SEQ&limit=N` | last predictions, each with the newest row of its window; `next` is the following `since`, `missed` counts what was overwritten unread |
+//! | `POST /-/reload` | looks at the model directory or the registry now; 200 `loaded` or `unchanged`, 409 with the reason when the old one was kept |
+//! | `POST /-/webhook` | MLflow says that an alias moved: the registry is asked at once |
+//!
+//! `/v1/recent` and `/-/reload` take `authorization: Bearer TOKEN` (`RUL_TOKEN` or `--token-file`);
+//! without a configured token they are switched off (403) and nothing is kept. `/-/webhook` wants
+//! MLflow's signature, made with `MLFLOW_WEBHOOK_SECRET`; without one it is switched off.
+//!
+//! # Refusals
+//!
+//! `{"detail": reason}`, on the protocol paths `{"error": reason}`. The protocols' V2 asks for 400
+//! where `/predict` says 422.
+//!
+//! | status | when |
+//! |---|---|
+//! | 400 | not JSON; none or several of the three fields |
+//! | 401, 403 | token missing or wrong; switched off |
+//! | 404, 405 | no such path, model or version; wrong method |
+//! | 408 | the body did not arrive within `--request-timeout` |
+//! | 413 | body above `--body-limit` (64 KiB; `--batch-body-limit`, 4 MiB, on the protocol paths) |
+//! | 415 | not `application/json`, compressed, or binary tensors |
+//! | 422 | wrong type, wrong length (`sequence[3]: 15 numbers, expected 16`), a number that is not finite, too many windows |
+//! | 503 | more than `--concurrency` at once (`retry-after: 1`); no model (`retry-after: 5`) |
+//!
+//! # The model directory
+//!
+//! `model.json` and `model.onnx` (see the crate `model`), and optionally
+//! - `golden.json`: `{"windows":[window..],"expected":[cycles..],"tolerance":0.01}`: the model must
+//!   give these answers before it is served;
+//! - `baseline.json`: `histogram.buckets` are the edges of this version's prediction histogram.
+//!
+//! Write a new version by renaming files into place, `model.json` last, or by switching a link.
+//! The content hash of the four files is polled (`--reload-interval`, 5 s, spread by 10 %). New
+//! content is served only after every check; otherwise the old one stays, the reason is logged,
+//! counted (`rul_model_reload_total{result}`) and shown by `/v1/model`. A running service does not
+//! change the shape of its windows. A request is answered by the model that was current when its
+//! body had arrived.
+//!
+//! # The registry
+//!
+//! The alias `--model-alias` is followed as the directory is: looked at every `--reload-interval`, and
+//! at once when a webhook says so. A version is downloaded to `--cache-dir`, checked, and served under
+//! the registry's number; one that fails a check is refused once. A start without the registry serves
+//! what was served last. `--shadow-alias` names a challenger that predicts beside, for comparison only.
+//!
+//! # Metrics
+//!
+//! `rul_requests_total{status="ok"|"error"}`, `rul_request_latency_seconds` (successes) and
+//! `rul_prediction_value` (edges 0 to 500) as in the seed; `rul_prediction{model,model_version}`
+//! starts at zero with every version; `rul_refused_total{reason}`, `rul_request_duration_seconds`,
+//! `rul_stub`, `rul_ready`, `rul_inflight`, `rul_concurrency_limit`, `rul_model_info`,
+//! `rul_model_loaded_timestamp_seconds`, `rul_model_reload_total{result}`,
+//! `rul_model_reload_duration_seconds`, `rul_model_last_check_timestamp_seconds`,
+//! `rul_input_regime_total`, `rul_input_out_of_range_total{feature}`, `rul_webhook_total{result}`,
+//! `rul_shadow_*` (of the challenger), `rul_build_info`.
+//!
+//! # The end
+//!
+//! SIGTERM: `/readyz` is 503 at once and connections are closed after their answer; new ones are
+//! still taken for `--drain-delay` (3 s), then the port closes and requests under way have
+//! `--grace` (20 s). SIGINT: the same without the delay. A second signal ends it at once. Exit
+//! status 0.
 
 mod cache;
 mod directory;
 mod follow;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod histogram;
 mod infer;
@@ -38,6 +146,7 @@ use clap::builder::FalseyValueParser;
 use serde_json::json;
 
 use crate::registry::{Registry, without_credentials};
+use crate::token::{Token, TokenError, secret};
 use follow::Follow;
 use service::{Service, Settings};
 use shadow::Shadow;
@@ -152,10 +261,8 @@ pub enum Error {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot start: {0}")]
     Runtime(#[source] std::io::Error),
-    #[error("cannot read the {what} from {}: {source}", path.display())]
-    Secret { what: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("the {what} is empty: give {variable} or its file a value, or leave both out")]
-    EmptySecret { what: &'static str, variable: &'static str },
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("{0}")]
     Http(String),
     #[error(transparent)]
@@ -246,8 +353,8 @@ fn settings(options: &Options) -> Result<Settings, Error> {
         concurrency: usize::from(options.concurrency),
         request_timeout: Duration::from_secs_f64(options.request_timeout),
         recent: usize::try_from(options.recent).unwrap_or(usize::MAX),
-        token: secret("token", options.token_file.as_ref(), "RUL_TOKEN")?,
-        webhook_secret: secret("webhook secret", options.webhook_secret_file.as_ref(), "MLFLOW_WEBHOOK_SECRET")?,
+        token: Token::load(options.token_file.as_deref())?,
+        webhook_secret: secret("webhook secret", options.webhook_secret_file.as_deref(), "MLFLOW_WEBHOOK_SECRET")?,
     })
 }
 
@@ -265,22 +372,6 @@ fn follow(options: &Options, settings: &Settings) -> Result<Option<Follow>, Erro
     let shadow_alias = given(&options.shadow_alias).map(str::to_owned);
     let (alias, cache) = (options.model_alias.clone(), options.cache_dir.clone());
     Ok(Some(Follow::new(registry, alias, shadow_alias, cache, &options.model_name)))
-}
-
-/// From a file, else from a variable; `None` where neither is given.
-fn secret(what: &'static str, file: Option<&PathBuf>, variable: &'static str) -> Result<Option<String>, Error> {
-    let secret = match file {
-        Some(path) if !path.as_os_str().is_empty() => {
-            std::fs::read_to_string(path).map_err(|source| Error::Secret { what, path: path.clone(), source })?
-        }
-        // Not an option, so that it can never be in a list of processes.
-        _ => match std::env::var(variable) {
-            Ok(secret) => secret,
-            Err(_) => return Ok(None),
-        },
-    };
-    let secret = secret.trim();
-    if secret.is_empty() { Err(Error::EmptySecret { what, variable }) } else { Ok(Some(secret.to_owned())) }
 }
 
 /// Looks for a new model for ever. The turns are spread so that replicas do not all look at the

@@ -15,6 +15,7 @@ use super::log;
 use super::metrics::{Gauges, Metrics, Reload};
 use super::recent::Recent;
 use super::shadow::Shadow;
+use crate::token::Token;
 
 /// What the options come down to.
 #[derive(Debug, Clone)]
@@ -32,7 +33,7 @@ pub struct Settings {
     pub concurrency: usize,
     pub request_timeout: Duration,
     pub recent: usize,
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// What the registry signs its deliveries with.
     pub webhook_secret: Option<String>,
 }

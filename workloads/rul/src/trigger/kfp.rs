@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method};
 use serde_json::{Map, Value, json};
 
 use super::alert::Firing;
@@ -12,6 +12,8 @@ use crate::http;
 
 /// Newest runs among which one of the same name is looked for.
 const LOOKED_THROUGH: &str = "100";
+/// Longest answer that is read, in bytes: a hundred runs with their workflows have a few megabytes.
+const LARGEST: usize = 64 << 20;
 
 #[derive(Debug)]
 pub struct Kfp {
@@ -43,19 +45,18 @@ impl Kfp {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let unreachable = |error: reqwest::Error| Trouble::Unreachable(format!("KFP: {}", http::reason(&error)));
-        let answer = request.send().await.map_err(unreachable)?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(unreachable)?;
-        if status.is_success() {
-            return serde_json::from_str(&text).map_err(|_| Trouble::Refused(format!("KFP: /{path} is no JSON")));
+        let (status, body) = http::exchange(request, LARGEST)
+            .await
+            .map_err(|failure| Trouble::Unreachable(format!("KFP: {failure}")))?;
+        let answer = serde_json::from_slice::<Value>(&body).ok();
+        if (200..300).contains(&status) {
+            return answer.ok_or_else(|| Trouble::Refused(format!("KFP: /{path} is no JSON")));
         }
-        let said = serde_json::from_str::<Value>(&text).ok();
-        let said = said.as_ref().and_then(|value| value["message"].as_str().or(value["error_message"].as_str()));
-        let said: String = said.unwrap_or(&text).chars().take(300).collect();
+        let message = answer.as_ref().and_then(|a| a["message"].as_str().or(a["error_message"].as_str()));
+        let said = http::said(message.map_or(&body, str::as_bytes));
         let reason = format!("KFP: {status} to /{path}: {said}");
         // Its first answers after its database was away are 500.
-        let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        let passing = status >= 500 || status == 429;
         Err(if passing { Trouble::Unreachable(reason) } else { Trouble::Refused(reason) })
     }
 

@@ -8,6 +8,8 @@
 mod alert;
 mod desk;
 mod exec;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod job;
 mod kfp;
 mod routes;

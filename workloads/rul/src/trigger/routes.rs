@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -67,9 +68,12 @@ fn authorise(front: &Front, headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal(StatusCode::UNAUTHORIZED, "send the header \"authorization: Bearer TOKEN\"".to_owned()))
 }
 
-async fn webhook(State(front): State<Arc<Front>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn webhook(State(front): State<Arc<Front>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     let begin = Instant::now();
-    let response = answer(&front, &headers, &body).await.unwrap_or_else(IntoResponse::into_response);
+    let response = match body {
+        Ok(body) => answer(&front, &headers, &body).await.unwrap_or_else(IntoResponse::into_response),
+        Err(rejection) => Refusal(rejection.status(), rejection.body_text()).into_response(),
+    };
     if response.status().is_client_error() || response.status().is_server_error() {
         front.events.failed.fetch_add(1, Ordering::Relaxed);
     }

@@ -15,6 +15,21 @@ pub struct Shape {
     pub cycles: usize,
 }
 
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{} x {}", self.engines, self.cycles))
+    }
+}
+
+/// Few engines with many cycles each, to many engines with few.
+pub const SHAPES: [Shape; 5] = [
+    Shape { engines: 5, cycles: 60 },
+    Shape { engines: 10, cycles: 30 },
+    Shape { engines: 20, cycles: 15 },
+    Shape { engines: 30, cycles: 20 },
+    Shape { engines: 100, cycles: 3 },
+];
+
 /// Engines that go on flying from hour to hour: what is near the threshold in one hour is so in the next. An engine whose
 /// record ends is replaced by another one, new from the overhaul or in the middle of its life.
 pub struct Flying<'a> {
@@ -201,6 +216,40 @@ pub fn first_windows(
         tally.count(&decision, alarms);
     }
     tally
+}
+
+/// An hour without drift, then every engine drifts: minutes until the first page of a watch that looks every minute over the
+/// last hour; `None` where none comes within `hours`.
+pub fn times_to_page(
+    reference: &Reference,
+    policy: &Policy,
+    (quiet, drifted): (&Pool, &Pool),
+    shape: Shape,
+    trials: u64,
+    hours: u64,
+) -> Vec<Option<f64>> {
+    const LOOKS: usize = 60;
+    let (mut usual, mut moved) = (Flying::new(quiet, shape, 7), Flying::new(drifted, shape, 8));
+    let mut trial = || {
+        usual.land();
+        moved.land();
+        let mut memory = Memory::default();
+        let mut before = usual.hour();
+        for hour in 0..hours {
+            let now = moved.hour();
+            for k in 1..=LOOKS {
+                let cut = now.len() * k / LOOKS;
+                let window: Vec<Record> = before[cut..].iter().chain(&now[..cut]).cloned().collect();
+                let at = HOUR + hour * HOUR + HOUR * k as u64 / LOOKS as u64;
+                if judge(reference, policy, window, &mut memory, at).page {
+                    return Some((hour as usize * LOOKS + k) as f64);
+                }
+            }
+            before = now;
+        }
+        None
+    };
+    (0..trials).map(|_| trial()).collect()
 }
 
 /// How far drift-free hours stray: per hour, PSI and largest sensor distance as multiples of what counts as a bad window.

@@ -9,7 +9,7 @@ use cmapss::scale::Unscaled;
 use cmapss::split::{self, EARLIER_VALIDATION};
 use cmapss::synth::{Flavour, Generator};
 use cmapss::windows::{Short, WindowSpec, Windows};
-use cmapss::{Engine, FeatureSet, Fleet};
+use cmapss::{Column, Engine, FeatureSet, Fleet};
 use drift_stats::decision::{Record, Reference};
 use model::{Model, Scaler};
 use rul::artifact::{Baseline, BaselineModel, Origin, fit_baseline};
@@ -23,6 +23,10 @@ pub type Pool = Vec<Vec<Record>>;
 pub struct World {
     /// NASA's files, or what looks like them.
     pub real: bool,
+    sight: Sight,
+    /// The engines of `unseen`, and the spread of each column over the training rows.
+    unseen_fleet: Fleet,
+    spreads: Vec<f64>,
     pub reference: Reference,
     /// What the earlier system's rule compares with.
     pub seed: SeedBaseline,
@@ -96,23 +100,39 @@ fn learn(features: &FeatureSet, train: &Fleet, validation: &Fleet) -> (Model, f3
     (Model::new(trained.network).unwrap(), trained.best.val_rmse)
 }
 
-/// What a service would see of engines.
-fn records(model: &Model, recorder: &Recorder, features: &FeatureSet, fleet: &Fleet) -> Pool {
-    let spec = WindowSpec { short: Short::Skip, cap: None, ..WindowSpec::training() };
-    let windows = Windows::run_to_failure(&fleet.engines, &Unscaled(features.clone()), spec).unwrap();
-    let predictions = model.predict_all(&windows.values).unwrap();
-    let mut pool: Pool = Vec::new();
-    let mut last = None;
-    for (i, (origin, prediction)) in windows.origins.iter().zip(predictions).enumerate() {
-        if last.replace(origin.engine) != Some(origin.engine) {
-            pool.push(Vec::new());
+/// A service and the watch behind it.
+struct Sight {
+    model: Model,
+    recorder: Recorder,
+    features: FeatureSet,
+}
+
+impl Sight {
+    /// What they would see of engines.
+    fn of(&self, fleet: &Fleet) -> Pool {
+        let spec = WindowSpec { short: Short::Skip, cap: None, ..WindowSpec::training() };
+        let windows = Windows::run_to_failure(&fleet.engines, &Unscaled(self.features.clone()), spec).unwrap();
+        let predictions = self.model.predict_all(&windows.values).unwrap();
+        let mut pool: Pool = Vec::new();
+        let mut last = None;
+        for (i, (origin, prediction)) in windows.origins.iter().zip(predictions).enumerate() {
+            if last.replace(origin.engine) != Some(origin.engine) {
+                pool.push(Vec::new());
+            }
+            let window = windows.get(i).unwrap();
+            let row: Vec<f64> = window[window.len() - self.features.len()..].iter().map(|&v| f64::from(v)).collect();
+            let (engine, cycle) = (u64::from(origin.engine), origin.last_cycle);
+            let record = self.recorder.record(&row, Some(engine), Some(cycle), f64::from(prediction)).unwrap();
+            pool.last_mut().unwrap().push(record);
         }
-        let window = windows.get(i).unwrap();
-        let row: Vec<f64> = window[window.len() - features.len()..].iter().map(|&v| f64::from(v)).collect();
-        let (engine, cycle) = (u64::from(origin.engine), origin.last_cycle);
-        pool.last_mut().unwrap().push(recorder.record(&row, Some(engine), Some(cycle), f64::from(prediction)).unwrap());
+        pool
     }
-    pool
+}
+
+fn spread(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let n = values.clone().count() as f64;
+    let mean = values.clone().sum::<f64>() / n;
+    (values.map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt()
 }
 
 pub fn world() -> World {
@@ -127,22 +147,40 @@ pub fn world() -> World {
     // As it comes out of the file, with all its rounding.
     let stored: Baseline = serde_json::from_slice(&serde_json::to_vec(&written).unwrap()).unwrap();
     let baseline = baseline::Baseline::new("test".into(), &stored).unwrap();
-    let pool = |fleet: &Fleet| records(&model, &baseline.recorder, &features, fleet);
+    let sight = Sight { model, recorder: baseline.recorder.clone(), features };
+    let pool = |fleet: &Fleet| sight.of(fleet);
     let generate = |flavour| Generator::new(flavour).train(80, 5).unwrap();
     let (odd, even): (Vec<Engine>, Vec<Engine>) = files.test.engines.into_iter().partition(|e| e.id % 2 == 1);
     let mut tuning = pool(&split.validation);
     tuning.extend(pool(&Fleet { engines: odd }));
+    let unseen_fleet = Fleet { engines: even };
+    let spreads = Column::all().map(|c| spread(split.train.rows().map(move |r| r.get(c)))).collect();
     World {
         real: files.real,
         train: pool(&split.train),
         tuning,
-        unseen: pool(&Fleet { engines: even }),
+        unseen: pool(&unseen_fleet),
         fd002: pool(&files.fd002),
         fd003: pool(&generate(Flavour::Fd003)),
         like_fd001: pool(&generate(Flavour::Fd001)),
         val_rmse,
         seed: baseline.seed.clone(),
         reference: baseline.reference.clone(),
+        sight,
+        unseen_fleet,
+        spreads,
+    }
+}
+
+impl World {
+    /// The unseen engines with one sensor that reads so many of its training spreads too high; the model sees that, too.
+    pub fn with_sensor_off(&self, name: &str, spreads: f64) -> Pool {
+        let at = Column::by_name(name).unwrap().index();
+        let mut fleet = self.unseen_fleet.clone();
+        for row in fleet.engines.iter_mut().flat_map(|e| &mut e.rows) {
+            row.values[at] += spreads * self.spreads[at];
+        }
+        self.sight.of(&fleet)
     }
 }
 

@@ -6,6 +6,7 @@ mod directories;
 mod ending;
 mod inputs;
 mod limits;
+mod load;
 #[path = "../../../mlflow-client/tests/server/mlflow.rs"]
 #[allow(dead_code)]
 mod mlflow;

@@ -1,15 +1,15 @@
 //! Following the registry: the same expectations of a directory and of a real MLflow.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use rul::registry::{PRODUCTION, Registry, RunInfo, STAGING, Version};
 use serde_json::json;
 
-use crate::client::{Connection, PATIENCE, Server};
+use crate::client::{PATIENCE, Reply, Server};
 use crate::directories::{FEATURES, WINDOW, numbers, sequence, write, write_golden, write_with};
+use crate::load::while_asked;
 use crate::mlflow;
 
 const MODEL: &str = "cmapss-rul";
@@ -74,46 +74,30 @@ fn last_error(server: &Server) -> String {
     model(server)["last_error"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Ten times the alias moves while four clients ask without a pause.
-fn ten_moves_under_load(bench: &Bench) {
-    let window = numbers(1, WINDOW * FEATURES);
+/// Eleven versions; what each of them answers to the window, by its number.
+fn eleven_versions(bench: &Bench, window: &[f32]) -> Vec<f32> {
     let mut expected = vec![f32::NAN];
     for seed in 0..=10 {
         let artifact = bench.artifact(seed);
-        expected.push(write(&artifact, seed, "from training").predict_all(&window).unwrap()[0]);
+        expected.push(write(&artifact, seed, "from training").predict_all(window).unwrap()[0]);
         bench.register(&artifact);
     }
+    expected
+}
+
+/// Ten times the alias moves while clients ask without a pause.
+fn ten_moves_under_load(bench: &Bench) {
+    let window = numbers(1, WINDOW * FEATURES);
+    let expected = eleven_versions(bench, &window);
     bench.point(PRODUCTION, "1");
     let server = bench.start(&[], &[]);
     until("the first version", || version(&server) == "1");
-    let body = sequence(&window);
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let address = server.address;
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut connection = Connection::open(address);
-                while !stop.load(Ordering::Relaxed) {
-                    let reply =
-                        connection.send("POST", "/predict", &[("content-type", "application/json")], body.as_bytes());
-                    assert_eq!(reply.status, 200, "{}", reply.text());
-                    let answer = reply.json();
-                    let version: usize = answer["model_version"].as_str().unwrap().parse().unwrap();
-                    assert_eq!(answer["rul"].as_f64().unwrap() as f32, expected[version], "version {version}");
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    while_asked(&server, &window, &expected, || {
         for next in 2..=11 {
             bench.point(PRODUCTION, &next.to_string());
             until("the next version", || version(&server) == next.to_string());
         }
-        stop.store(true, Ordering::Relaxed);
     });
-    let answered = answered.load(Ordering::Relaxed) as f64;
-    assert!(answered > 100.0, "{answered}");
-    assert_eq!(server.metric("rul_requests_total{status=\"ok\"}"), answered);
-    assert_eq!(server.metric("rul_requests_total{status=\"error\"}"), 0.0);
     assert_eq!(server.metric("rul_model_reload_total{result=\"ok\"}"), 11.0);
     let shown = model(&server);
     assert_eq!(shown["registered"]["version"], "11");
@@ -251,38 +235,67 @@ fn a_cache_that_cannot_be_written_says_what_to_do() {
     assert_eq!(version(&server), "stub");
 }
 
+/// What MLflow delivers when an alias was moved.
+fn moved(alias: &str, model: &str) -> String {
+    json!({ "entity": "model_version_alias", "action": "created", "timestamp": "2026-01-01T00:00:00Z",
+            "data": { "name": model, "alias": alias, "version": "1" } })
+    .to_string()
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Delivers as MLflow does, signed with `secret` at `time`.
+fn deliver(server: &Server, secret: &str, time: u64, body: &str) -> Reply {
+    let time = time.to_string();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = ring::hmac::sign(&key, format!("d.{time}.{body}").as_bytes());
+    let signature = format!("v1,{}", base64::engine::general_purpose::STANDARD.encode(tag));
+    let headers = [
+        ("x-mlflow-delivery-id", "d"),
+        ("x-mlflow-timestamp", time.as_str()),
+        ("x-mlflow-signature", signature.as_str()),
+    ];
+    server.open().send("POST", "/-/webhook", &headers, body.as_bytes())
+}
+
+#[test]
+fn ten_moves_told_by_signed_deliveries() {
+    let bench = Bench::new(None);
+    let window = numbers(1, WINDOW * FEATURES);
+    let expected = eleven_versions(&bench, &window);
+    bench.point(PRODUCTION, "1");
+    // Nobody looks by the clock.
+    let server = bench.start(&["--reload-interval", "3600"], &[("MLFLOW_WEBHOOK_SECRET", "s3cret")]);
+    until("the first version", || version(&server) == "1");
+    while_asked(&server, &window, &expected, || {
+        for next in 2..=11 {
+            bench.point(PRODUCTION, &next.to_string());
+            assert_eq!(deliver(&server, "s3cret", now(), &moved(PRODUCTION, MODEL)).status, 200);
+            until("the version that was told", || version(&server) == next.to_string());
+        }
+    });
+    assert_eq!(server.metric("rul_webhook_total{result=\"accepted\"}"), 10.0);
+    assert_eq!(server.metric("rul_model_reload_total{result=\"ok\"}"), 11.0);
+}
+
 #[test]
 fn only_signed_and_fresh_deliveries_are_believed() {
     let bench = Bench::new(None);
     let server = bench.start(&["--reload-interval", "3600"], &[("MLFLOW_WEBHOOK_SECRET", "s3cret")]);
     until("the first look", || last_error(&server).contains("no alias"));
-    let body = |alias: &str, model: &str| {
-        json!({ "entity": "model_version_alias", "action": "created", "timestamp": "2026-01-01T00:00:00Z",
-                "data": { "name": model, "alias": alias, "version": "1" } })
-        .to_string()
-    };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let send = |secret: &str, time: u64, body: &str| {
-        let time = time.to_string();
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
-        let tag = ring::hmac::sign(&key, format!("d.{time}.{body}").as_bytes());
-        let signature = format!("v1,{}", base64::engine::general_purpose::STANDARD.encode(tag));
-        let headers = [
-            ("x-mlflow-delivery-id", "d"),
-            ("x-mlflow-timestamp", time.as_str()),
-            ("x-mlflow-signature", signature.as_str()),
-        ];
-        server.open().send("POST", "/-/webhook", &headers, body.as_bytes())
-    };
+    let now = now();
+    let send = |secret: &str, time: u64, body: &str| deliver(&server, secret, time, body);
     bench.register(&bench.artifact(1));
     bench.point(PRODUCTION, "1");
-    let ours = body("production", MODEL);
+    let ours = moved("production", MODEL);
     assert_eq!(server.open().send("POST", "/-/webhook", &[], ours.as_bytes()).status, 401);
     assert_eq!(send("wrong", now, &ours).status, 401);
     assert_eq!(send("s3cret", now - 3600, &ours).status, 401);
     assert_eq!(send("s3cret", now, "{}").status, 400);
     assert_eq!(server.open().send("POST", "/-/webhook", &[], &[b'x'; 70_000]).status, 413);
-    for other in [body("staging", MODEL), body("production", "other")] {
+    for other in [moved("staging", MODEL), moved("production", "other")] {
         assert_eq!(send("s3cret", now, &other).status, 200);
     }
     std::thread::sleep(Duration::from_millis(200));

@@ -1,13 +1,13 @@
 //! New content of the model directory: served when it passes, refused with a reason when not.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::{Connection, PATIENCE, Server};
+use crate::client::{PATIENCE, Server};
 use crate::directories::{FEATURES, WINDOW, numbers, replace, sequence, write, write_golden, write_with};
+use crate::load::while_asked;
 
 fn version(server: &Server) -> String {
     server.get("/v1/model").json()["version"].as_str().unwrap_or_default().to_owned()
@@ -158,36 +158,13 @@ fn ten_reloads_under_load_fail_nobody_and_mix_nothing() {
         (0..=10).map(|i| write(scratch.path(), 100 + i, "x").predict_all(&window).unwrap()[0]).collect();
     write(dir.path(), 100, "0");
     let server = start(dir.path(), &["--reload-interval", "0.02"]);
-    let body = sequence(&window);
-    let address = server.address;
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut connection = Connection::open(address);
-                while !stop.load(Ordering::Relaxed) {
-                    let reply =
-                        connection.send("POST", "/predict", &[("content-type", "application/json")], body.as_bytes());
-                    assert_eq!(reply.status, 200, "{}", reply.text());
-                    let answer = reply.json();
-                    let version: usize = answer["model_version"].as_str().unwrap().parse().unwrap();
-                    assert_eq!(answer["rul"].as_f64().unwrap() as f32, expected[version], "version {version}");
-                    assert_eq!(reply.header("x-model-version"), answer["model_version"].as_str());
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    while_asked(&server, &window, &expected, || {
         for i in 1..=10 {
             write(dir.path(), 100 + i, &i.to_string());
             let wanted = i.to_string();
             until("the next version", || version(&server) == wanted);
         }
-        stop.store(true, Ordering::Relaxed);
     });
-    let answered = answered.load(Ordering::Relaxed) as f64;
-    assert!(answered > 100.0, "{answered}");
-    assert_eq!(server.metric("rul_requests_total{status=\"ok\"}"), answered);
-    assert_eq!(server.metric("rul_requests_total{status=\"error\"}"), 0.0);
     assert_eq!(server.metric("rul_model_reload_total{result=\"ok\"}"), 11.0);
     let series = server.get("/metrics").text().matches("rul_prediction_count{").count();
     assert_eq!(series, 8, "old versions go, the number of series stays");

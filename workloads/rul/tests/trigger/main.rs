@@ -157,6 +157,7 @@ fn others_and_rubbish_are_told_so() {
             payload("firing", "t", "regime").to_string().replace("\"version\":\"4\"", "\"version\":\"3\""),
             422,
         ),
+        (Some("t0ken"), format!("{{\"version\":\"{}", "4".repeat(1 << 20)), 413),
     ] {
         let (status, answer) = trigger.send_as(token, body);
         assert_eq!(status, expected, "{answer}");

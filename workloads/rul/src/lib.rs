@@ -95,6 +95,7 @@
 //! status 0.
 
 pub mod artifact;
+pub mod demo;
 pub mod drift;
 pub mod http;
 pub mod promote;

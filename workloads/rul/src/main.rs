@@ -26,6 +26,8 @@ enum Command {
     Trigger(rul::trigger::Options),
     /// Send engines' windows to a service, with drift at a chosen moment.
     Simulate(rul::simulate::Options),
+    /// Show the whole loop on this machine: drift, retraining, promotion, reload, and a report.
+    Demo(Box<rul::demo::Options>),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Promote(options) => return Ok(rul::promote::run(*options)?),
         Command::Trigger(options) => rul::trigger::run(options)?,
         Command::Simulate(options) => return Ok(rul::simulate::run(options)?),
+        Command::Demo(options) => return Ok(rul::demo::run(*options)?),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -95,6 +95,8 @@
 //! status 0.
 
 pub mod artifact;
+pub mod baseline;
+pub mod data;
 pub mod drift;
 pub mod http;
 pub mod promote;
@@ -102,4 +104,5 @@ pub mod registry;
 pub mod serve;
 pub mod simulate;
 mod token;
+pub mod train;
 pub mod trigger;

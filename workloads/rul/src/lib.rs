@@ -95,6 +95,8 @@
 //! status 0.
 
 pub mod artifact;
+pub mod baseline;
+pub mod data;
 pub mod demo;
 pub mod drift;
 pub mod http;
@@ -103,4 +105,5 @@ pub mod registry;
 pub mod serve;
 pub mod simulate;
 mod token;
+pub mod train;
 pub mod trigger;

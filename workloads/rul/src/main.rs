@@ -20,6 +20,10 @@ enum Command {
     Serve(Box<rul::serve::Options>),
     /// Compare what the service sees with what its model was trained on.
     Drift(Box<rul::drift::Options>),
+    /// Train a model, and write it with its baseline, its golden answers and its metrics.
+    Train(Box<rul::train::Options>),
+    /// Publish the baseline of the model that is served.
+    Baseline(Box<rul::baseline::Options>),
     /// Compare a new model with the one that is served, and serve the better one.
     Promote(Box<rul::promote::Options>),
     /// Turn drift alerts into retraining runs.
@@ -45,6 +49,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(options) => rul::serve::run(*options)?,
         Command::Drift(options) => return Ok(rul::drift::run(*options)?),
+        Command::Train(options) => return Ok(rul::train::run(&options)?),
+        Command::Baseline(options) => return Ok(rul::baseline::run(&options)?),
         Command::Promote(options) => return Ok(rul::promote::run(*options)?),
         Command::Trigger(options) => rul::trigger::run(options)?,
         Command::Simulate(options) => return Ok(rul::simulate::run(options)?),

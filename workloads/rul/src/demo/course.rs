@@ -65,7 +65,6 @@ pub struct Findings {
     pub challenger: String,
     /// The line of `rul promote`.
     pub decision: Value,
-    pub first_decision: Value,
     pub looks: Vec<Look>,
     pub deliveries: Vec<Delivery>,
     /// What the service remembered of its predictions.
@@ -100,9 +99,10 @@ pub async fn course(house: &mut House, options: &Options) -> Result<Findings, Er
     let kind = if data.generated { "look-alike" } else { "given" };
     for set in [&data.usual, &data.new] {
         let (train, test) = (set.train.engines.len(), set.test.fleet.engines.len());
-        house.say(&format!("T0 {kind} {}: {train} engines to learn from, {test} held out ({})", set.name, set.held_out));
+        house
+            .say(&format!("T0 {kind} {}: {train} engines to learn from, {test} held out ({})", set.name, set.held_out));
     }
-    let (champion, first_decision) = first_model(house, options, &data, &registry).await?;
+    let champion = first_model(house, options, &data, &registry).await?;
     let running = start(house, options, &data, &registry, &client).await?;
     let t0 = all_clear(house, &running, &champion).await?;
     let t1_about = drift(house, &running, options).await?;
@@ -130,7 +130,6 @@ pub async fn course(house: &mut House, options: &Options) -> Result<Findings, Er
         champion,
         challenger,
         decision,
-        first_decision,
         looks,
         deliveries: running.relay.deliveries(),
         entries: running.follower.entries(),
@@ -180,12 +179,7 @@ fn train(options: &Options, data: &Data, registry: &Path, out: &Path, warm: Opti
     line
 }
 
-async fn first_model(
-    house: &mut House,
-    options: &Options,
-    data: &Data,
-    registry: &Path,
-) -> Result<(String, Value), Error> {
+async fn first_model(house: &mut House, options: &Options, data: &Data, registry: &Path) -> Result<String, Error> {
     house.step = "T0 training the champion".to_owned();
     let begin = house.seconds();
     let line = train(options, data, registry, &house.dir.join("champion"), None);
@@ -195,7 +189,7 @@ async fn first_model(
     let decision = promote(house, data, registry, &data.usual.name, None).await?;
     let version = decision["new_version"].as_str().unwrap_or_default().to_owned();
     house.say(&format!("T0 version {version} is {PRODUCTION}: {}", said(&decision)));
-    Ok((version, decision))
+    Ok(version)
 }
 
 fn said(decision: &Value) -> &str {
@@ -253,18 +247,10 @@ async fn start(
     );
     let serve = house.start("serve", &serve)?;
     let service = format!("http://{}", house.address(serve).await?);
-    let mut trigger = args(
-        &["trigger", "--attempts", "1"],
-        &[loopback.clone(), ("--state", text(&house.dir.join("trigger.json")))],
-    );
+    let mut trigger =
+        args(&["trigger", "--attempts", "1"], &[loopback.clone(), ("--state", text(&house.dir.join("trigger.json")))]);
     trigger.extend(["--exec".to_owned(), house.exe()]);
-    trigger.extend(train(
-        options,
-        data,
-        registry,
-        &house.dir.join("challenger"),
-        Some(&house.dir.join("champion")),
-    ));
+    trigger.extend(train(options, data, registry, &house.dir.join("challenger"), Some(&house.dir.join("champion"))));
     let trigger = house.start("trigger", &trigger)?;
     let url = format!("http://{}", house.address(trigger).await?);
     let relay = Relay::start(&url, &house.token, client.clone()).await?;
@@ -323,12 +309,7 @@ async fn ready(house: &mut House, service: &str, client: &Client) -> Result<(), 
 }
 
 /// The first look at which `keep` holds.
-async fn look(
-    house: &mut House,
-    running: &Running,
-    what: &str,
-    keep: impl Fn(&Look) -> bool,
-) -> Result<Look, Error> {
+async fn look(house: &mut House, running: &Running, what: &str, keep: impl Fn(&Look) -> bool) -> Result<Look, Error> {
     let mut known = 0;
     house
         .until(what, |house| {
@@ -400,12 +381,7 @@ pub fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64()
 }
 
-async fn promotion(
-    house: &mut House,
-    data: &Data,
-    registry: &Path,
-    champion: &str,
-) -> Result<(String, Value), Error> {
+async fn promotion(house: &mut House, data: &Data, registry: &Path, champion: &str) -> Result<(String, Value), Error> {
     house.step = "T4 comparing champion and challenger".to_owned();
     let staging = registry.join(MODEL).join("aliases").join(STAGING);
     let version = std::fs::read_to_string(&staging).map_err(Error::io(text(&staging)))?.trim().to_owned();

@@ -1,7 +1,5 @@
 //! The incident as data: the line of `--json`, and what a person reads.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -110,21 +108,15 @@ pub fn thousands(n: u64) -> String {
     groups.join("\u{202f}")
 }
 
-/// How long the watch was in each state, seconds.
-pub fn time_by_state(found: &Findings) -> BTreeMap<String, f64> {
-    let mut time = BTreeMap::new();
-    for pair in found.looks.windows(2) {
-        *time.entry(pair[0].state.clone()).or_default() += seconds(pair[0].at, pair[1].at);
-    }
-    time
-}
-
 #[cfg(test)]
 mod tests {
     use super::thousands;
 
     #[test]
     fn long_numbers_are_grouped() {
-        assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1\u{202f}234", "1\u{202f}234\u{202f}567"]);
+        assert_eq!(
+            [thousands(7), thousands(1234), thousands(1_234_567)],
+            ["7", "1\u{202f}234", "1\u{202f}234\u{202f}567"]
+        );
     }
 }

@@ -93,7 +93,13 @@ fn told(house: &House, options: &Options, found: &Findings) -> Result<Incident, 
     let champion = Model::score(&artifact(&found.champion), &found.data)?;
     let challenger = Model::score(&artifact(&found.challenger), &found.data)?;
     let incident = Incident::new(found, &champion, &challenger, house.seconds());
-    let page = report::page(&report::Story { found, incident: &incident, champion: &champion, challenger: &challenger, house });
+    let page = report::page(&report::Story {
+        found,
+        incident: &incident,
+        champion: &champion,
+        challenger: &challenger,
+        house,
+    });
     save(&options.report, &page)?;
     Ok(incident)
 }

@@ -126,7 +126,9 @@ async fn deliver(board: Arc<Mutex<Board>>, url: String, token: String, client: C
         };
         for (key, alert) in news {
             let (at, status) = (Timestamp::now(), alert.status());
-            let Ok(answer) = client.post(&url).bearer_auth(&token).json(&alert.payload()).send().await else { continue };
+            let Ok(answer) = client.post(&url).bearer_auth(&token).json(&alert.payload()).send().await else {
+                continue;
+            };
             let taken = answer.status().is_success();
             let answer = answer.json().await.unwrap_or(Value::Null);
             let text = |from: &BTreeMap<String, String>, key: &str| from.get(key).cloned().unwrap_or_default();

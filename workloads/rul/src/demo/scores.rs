@@ -79,8 +79,7 @@ fn scored(artifact: &Artifact, set: &Set) -> Result<Scored, Error> {
     let features = FeatureSet::by_names(artifact.manifest.features.iter().map(String::as_str))?;
     let cap = model.cap();
     let TestSet { fleet, rul } = &set.test;
-    let spec =
-        WindowSpec { length: model.window(), stride: 1, short: Short::RepeatFirst, cap: None, last_only: false };
+    let spec = WindowSpec { length: model.window(), stride: 1, short: Short::RepeatFirst, cap: None, last_only: false };
     let windows = Windows::with_rul(&fleet.engines, rul, &Unscaled(features), spec)?;
     let size = windows.length * windows.features;
     let mut points = Vec::with_capacity(windows.len());

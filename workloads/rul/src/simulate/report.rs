@@ -218,7 +218,16 @@ mod tests {
     use super::*;
 
     fn sample(at: f64, rul: f64, drifted: bool, version: &str) -> Sample {
-        Sample { at, engine: "e".into(), cycle: 30, truth: 150.0, rul, drifted, model_version: version.into(), latency_ms: 1.0 }
+        Sample {
+            at,
+            engine: "e".into(),
+            cycle: 30,
+            truth: 150.0,
+            rul,
+            drifted,
+            model_version: version.into(),
+            latency_ms: 1.0,
+        }
     }
 
     #[test]

@@ -26,7 +26,11 @@ fn bins(samples: &[Sample], length: f64, cap: f64, challenger: &str) -> Vec<Bin>
     let mut bins = vec![Bin::default(); (length / BIN).ceil() as usize];
     for sample in samples {
         let Some(bin) = bins.get_mut((sample.at / BIN) as usize) else { continue };
-        if sample.model_version == challenger { bin.new += 1 } else { bin.old += 1 }
+        if sample.model_version == challenger {
+            bin.new += 1
+        } else {
+            bin.old += 1
+        }
         bin.latencies.push(sample.latency_ms);
         let (sum, n) = &mut bin.errors[usize::from(sample.drifted)];
         *sum += (sample.rul.min(cap) - sample.truth.min(cap)).powi(2);
@@ -84,7 +88,18 @@ pub fn figure(story: &Story<'_>) -> String {
     errors(&mut svg, frame(580.0, 114.0, (0.0, 60.0)), &bins);
 
     all.x_axis(&mut svg, 12, "seconds since the first request");
-    moments(&mut svg, &all, &[("T0", since(m.t0)), ("T1", since(m.t1)), ("T2", since(m.t2)), ("T3", since(m.t3)), ("T4", since(m.t4)), ("T5", since(m.t5))]);
+    moments(
+        &mut svg,
+        &all,
+        &[
+            ("T0", since(m.t0)),
+            ("T1", since(m.t1)),
+            ("T2", since(m.t2)),
+            ("T3", since(m.t3)),
+            ("T4", since(m.t4)),
+            ("T5", since(m.t5)),
+        ],
+    );
     svg.finish()
 }
 
@@ -202,9 +217,7 @@ fn errors(svg: &mut Svg, frame: Frame, bins: &[Bin]) {
     let frame = Frame { up: (0.0, (top / 10.0).ceil() * 10.0), ..frame };
     frame.y_axis(svg, 4, "");
     for (kind, class, name) in [(0, "curve usual", "usual engines"), (1, "curve fresh", "new engines")] {
-        let point = |(index, bin): (usize, &Bin)| {
-            Some(frame.at(((index as f64 + 0.5) * BIN, rmse(bin.errors[kind])?)))
-        };
+        let point = |(index, bin): (usize, &Bin)| Some(frame.at(((index as f64 + 0.5) * BIN, rmse(bin.errors[kind])?)));
         let points: Vec<_> = bins.iter().enumerate().filter_map(point).collect();
         svg.path(&points, class);
         let highest = points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));

@@ -67,7 +67,11 @@ pub fn regimes(story: &Story<'_>) -> String {
         for (k, centre) in six.centres.iter().enumerate() {
             let (a, b) = (frame.at_x(k as f64 + 0.14), frame.at_x(k as f64 + 0.86));
             let share = seen.get(k).copied().unwrap_or(0.0);
-            svg.rect((a, frame.at_y(share)), (b - a, frame.bottom() - frame.at_y(share)), &format!("fill {}", phase.class));
+            svg.rect(
+                (a, frame.at_y(share)),
+                (b - a, frame.bottom() - frame.at_y(share)),
+                &format!("fill {}", phase.class),
+            );
             let trained = baseline(&phase).and_then(|b| b.inputs.regimes.get(k)).map_or(0.0, |r| r.share);
             let y = frame.at_y(trained);
             svg.line((a - 4.0, y), (b + 4.0, y), "trained");
@@ -151,7 +155,8 @@ pub fn sensor(story: &Story<'_>) -> String {
     };
     let (old, both) = (readings(&[&data.usual.train]), readings(&[&data.usual.train, &data.new.train]));
     let fold = |start: f64, pick: fn(f64, f64) -> f64| both.iter().copied().fold(start, pick);
-    let (low, high) = ((fold(f64::MAX, f64::min) / 25.0).floor() * 25.0, (fold(f64::MIN, f64::max) / 25.0).ceil() * 25.0);
+    let (low, high) =
+        ((fold(f64::MAX, f64::min) / 25.0).floor() * 25.0, (fold(f64::MIN, f64::max) / 25.0).ceil() * 25.0);
     let step = (high - low) / 24.0;
     for (index, phase) in phases(story).into_iter().enumerate() {
         let frame = panel(index, (low, high), 1.0, 190.0);

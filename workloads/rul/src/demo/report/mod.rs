@@ -58,8 +58,14 @@ fn head(story: &Story<'_>) -> String {
     let (old, new) = (incident.rmse_drifted_before, incident.rmse_drifted_after);
     let cycles = |rmse: Option<f64>| rmse.map_or_else(|| "?".to_owned(), |r| format!("{r:.1}"));
     let tiles = [
-        (format!("{:.1} <small>s</small>", seconds(incident.t1, incident.t2)), "from the first new engine to the alert at the trigger"),
-        (format!("{:.1} <small>s</small>", incident.core_recovery_s), "from the alert to the retrained model’s first answer"),
+        (
+            format!("{:.1} <small>s</small>", seconds(incident.t1, incident.t2)),
+            "from the first new engine to the alert at the trigger",
+        ),
+        (
+            format!("{:.1} <small>s</small>", incident.core_recovery_s),
+            "from the alert to the retrained model’s first answer",
+        ),
         (
             format!("{} → {} <small>cycles</small>", cycles(old), cycles(new)),
             "error (RMSE) of the answers to new engines, before and after",
@@ -121,7 +127,8 @@ fn errors(story: &Story<'_>) -> String {
 fn inputs(story: &Story<'_>) -> String {
     let caption = "Bars are what the service saw, read from its own memory of recent requests; the dark line is the baseline that the served model carries \
                    with it: what it was trained on. In the middle column they part; in the right one the new model’s baseline fits again. No threshold was touched for that.";
-    let legend = [("old", "seen under the champion"), ("new", "seen under the challenger"), ("stroke trained", "trained on")];
+    let legend =
+        [("old", "seen under the champion"), ("new", "seen under the challenger"), ("stroke trained", "trained on")];
     let content = figure(&legend, &histograms::regimes(story))
         + "<p class=\"caption\" style=\"margin-top:30px\">One sensor of many, the temperature behind the low-pressure turbine: each regime has a level of its own, far from the one that the champion knew.</p>"
         + &figure(&[], &histograms::sensor(story))

@@ -29,12 +29,7 @@ pub fn figure(story: &Story<'_>) -> String {
             svg.dot(frame.at((*truth, *predicted)), 1.9, &format!("mark {class}"));
         }
         svg.line(frame.at((0.0, 0.0)), frame.at((cap, cap)), "ideal");
-        svg.text(
-            (frame.at_x(0.79 * cap), frame.at_y(0.79 * cap) + 22.0),
-            Anchor::Start,
-            "small halo",
-            "right",
-        );
+        svg.text((frame.at_x(0.79 * cap), frame.at_y(0.79 * cap) + 22.0), Anchor::Start, "small halo", "right");
     }
     svg.finish()
 }
@@ -55,7 +50,12 @@ pub fn by_truth(story: &Story<'_>) -> String {
         let frame = Frame { x, y: 52.0, width: 460.0, height: 220.0, across: (0.0, cap), up: (0.0, top) };
         svg.text((x, 18.0), Anchor::Start, "panel", &format!("{name}: {kind} engines"));
         let (before, after) = (old.rmse(), new.rmse());
-        svg.text((x, 38.0), Anchor::Start, "small", &format!("RMSE in all {before:.1} cycles before, {after:.1} after"));
+        svg.text(
+            (x, 38.0),
+            Anchor::Start,
+            "small",
+            &format!("RMSE in all {before:.1} cycles before, {after:.1} after"),
+        );
         frame.y_axis(&mut svg, 5, "RMSE, cycles");
         frame.x_axis(&mut svg, 5, "true remaining life, cycles");
         for (scored, class, side) in [(old, "fill old", -1.0), (new, "fill new", 0.0)] {

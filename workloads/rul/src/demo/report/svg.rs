@@ -60,7 +60,8 @@ impl Svg {
             Anchor::End => "end",
         };
         let text = escape(text);
-        let _ = write!(self.body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#);
+        let _ =
+            write!(self.body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#);
     }
 
     /// Turned a quarter to the left, around its middle: the label of an upright axis.
@@ -79,18 +80,6 @@ impl Svg {
         }
         let list: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = write!(self.body, r#"<polyline points="{}" class="{class}"/>"#, list.join(" "));
-    }
-
-    /// The area between points and a base line.
-    pub fn area(&mut self, points: &[(f64, f64)], base: f64, class: &str) {
-        let (Some(first), Some(last)) = (points.first(), points.last()) else { return };
-        let list: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let (a, b) = (first.0, last.0);
-        let _ = write!(
-            self.body,
-            r#"<polygon points="{a:.1},{base:.1} {} {b:.1},{base:.1}" class="{class}"/>"#,
-            list.join(" ")
-        );
     }
 
     pub fn finish(self) -> String {

@@ -35,11 +35,40 @@ pub fn moments(story: &Story<'_>) -> String {
     let sentence = found.looks.iter().find(|l| l.state == "drift").map_or("", |l| l.sentence.as_str());
     let again = found.looks.iter().find(|l| l.is_ok_with(&found.challenger)).map_or("", |l| l.sentence.as_str());
     let lines: [(&str, Timestamp, String); 6] = [
-        ("T0", m.t0, format!("Version {} is trained on {usual}, promoted as the first model and served; the watch says ok.", found.champion)),
-        ("T1", m.t1, format!("Engines of {new} come into service: {:.0} % of the traffic from now on.", 100.0 * found.data.new_share())),
+        (
+            "T0",
+            m.t0,
+            format!(
+                "Version {} is trained on {usual}, promoted as the first model and served; the watch says ok.",
+                found.champion
+            ),
+        ),
+        (
+            "T1",
+            m.t1,
+            format!(
+                "Engines of {new} come into service: {:.0} % of the traffic from now on.",
+                100.0 * found.data.new_share()
+            ),
+        ),
         ("T2", m.t2, format!("{sentence} The alert (cause: {cause}) reaches the trigger.")),
-        ("T3", m.t3, format!("The trigger starts a retraining on {usual} and {new}, beginning with the champion’s weights. It takes {:.1} s.", seconds(m.t3, m.trained))),
-        ("T4", m.t4, format!("Version {} is better on held-out engines: the alias moves. {:.1} s later it answers.", found.challenger, seconds(m.t4, m.live))),
+        (
+            "T3",
+            m.t3,
+            format!(
+                "The trigger starts a retraining on {usual} and {new}, beginning with the champion’s weights. It takes {:.1} s.",
+                seconds(m.t3, m.trained)
+            ),
+        ),
+        (
+            "T4",
+            m.t4,
+            format!(
+                "Version {} is better on held-out engines: the alias moves. {:.1} s later it answers.",
+                found.challenger,
+                seconds(m.t4, m.live)
+            ),
+        ),
         ("T5", m.t5, format!("{again} This is said of version {} with its own baseline.", found.challenger)),
     ];
     let mut before = None;
@@ -77,7 +106,13 @@ pub fn decision(story: &Story<'_>) -> String {
             holds(),
         ],
         vec![
-            ("", format!("that is no luck of the draw of engines ({} confidence, paired bootstrap)", percent(&d["confidence"]))),
+            (
+                "",
+                format!(
+                    "that is no luck of the draw of engines ({} confidence, paired bootstrap)",
+                    percent(&d["confidence"])
+                ),
+            ),
             ("n", String::new()),
             ("n", format!("better on {} of {} engines", d["engines_better"], d["engines"])),
             ("n", format!("at least {} lower", percent(&d["improvement_low"]))),
@@ -89,7 +124,14 @@ pub fn decision(story: &Story<'_>) -> String {
         let (old, new) = (set["champion_nasa"].as_f64().unwrap_or(0.0), set["challenger_nasa"].as_f64().unwrap_or(0.0));
         let change = if old > 0.0 { format!("{:+.0} %", 100.0 * (new / old - 1.0)) } else { String::new() };
         rows.push(vec![
-            ("", format!("NASA’s score on {}, which punishes late warnings, rises by no more than {}", escape(name), percent(&d["max_nasa_increase"]))),
+            (
+                "",
+                format!(
+                    "NASA’s score on {}, which punishes late warnings, rises by no more than {}",
+                    escape(name),
+                    percent(&d["max_nasa_increase"])
+                ),
+            ),
             ("n", short(old)),
             ("n", short(new)),
             ("n", change.replace('-', "\u{2212}")),
@@ -144,10 +186,16 @@ pub fn facts(story: &Story<'_>) -> String {
     let latency = |name: &str| rounded(&found.traffic["latency_ms"][name]);
     let facts = [
         ("Data", format!("{}; {}", escape(&engines(&data.usual)), escape(&engines(&data.new)))),
-        ("Held-out files", format!("SHA-256 <code>{}</code>", escape(found.decision["data_sha256"].as_str().unwrap_or("?")))),
+        (
+            "Held-out files",
+            format!("SHA-256 <code>{}</code>", escape(found.decision["data_sha256"].as_str().unwrap_or("?"))),
+        ),
         ("Champion", with(hash(&found.champion, story.champion), story.champion)),
         ("Challenger", with(hash(&found.challenger, story.challenger), story.challenger)),
-        ("Traffic", format!("{:.0} requests per second, {:.1} s", found.rate, found.traffic["seconds"].as_f64().unwrap_or(0.0))),
+        (
+            "Traffic",
+            format!("{:.0} requests per second, {:.1} s", found.rate, found.traffic["seconds"].as_f64().unwrap_or(0.0)),
+        ),
         (
             "Latency",
             format!(
@@ -160,7 +208,10 @@ pub fn facts(story: &Story<'_>) -> String {
             ),
         ),
         ("States", escape(&incident.states.join(" → "))),
-        ("Program", format!("rul {}, {} processors, {:.0} s in all", incident.rul_version, processors(), incident.seconds)),
+        (
+            "Program",
+            format!("rul {}, {} processors, {:.0} s in all", incident.rul_version, processors(), incident.seconds),
+        ),
     ];
     let mut text = "<dl>".to_owned();
     for (name, fact) in facts {

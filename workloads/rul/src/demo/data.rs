@@ -55,7 +55,7 @@ impl Data {
             None => {
                 let seed = options.seed;
                 // Six regimes take more engines to learn than one.
-                let more = options.engines + options.engines / 2;
+                let more = 2 * options.engines;
                 (generate(&options.dataset, options.engines, seed)?, generate(&options.new_dataset, more, seed + 1)?)
             }
         };

@@ -97,8 +97,11 @@ impl House {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self, name: &'static str, args: &[String]) -> Result<Who, Error> {
-        let log = self.dir.join("logs").join(format!("{}-{name}.log", self.programs.len() + 1));
-        let file = std::fs::File::create(&log).map_err(Error::io(log.display().to_string()))?;
+        let file = |end: &str| {
+            let path = self.dir.join("logs").join(format!("{}-{name}.{end}", self.programs.len() + 1));
+            std::fs::File::create(&path).map_err(Error::io(path.display().to_string()))
+        };
+        let (out_file, log_file) = (file("out")?, file("log")?);
         let mut command = Command::new(&self.exe);
         command.args(args).env_clear().env("RUL_TOKEN", &self.token);
         for kept in ["PATH", "HOME", "TMPDIR"] {
@@ -113,10 +116,10 @@ impl House {
         let (out, said) = (Lines::default(), Lines::default());
         let mut readers = Vec::new();
         if let Some(stream) = child.stdout.take() {
-            readers.push(tokio::spawn(keep(stream, Arc::clone(&out), None)));
+            readers.push(tokio::spawn(keep(stream, Arc::clone(&out), out_file)));
         }
         if let Some(stream) = child.stderr.take() {
-            readers.push(tokio::spawn(keep(stream, Arc::clone(&said), Some(file))));
+            readers.push(tokio::spawn(keep(stream, Arc::clone(&said), log_file)));
         }
         let command = std::iter::once("rul").chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
         self.programs.push(Program {
@@ -322,13 +325,11 @@ fn ask(child: &Child, signal: Signal) {
     }
 }
 
-async fn keep(stream: impl AsyncRead + Unpin, lines: Lines, mut file: Option<std::fs::File>) {
+async fn keep(stream: impl AsyncRead + Unpin, lines: Lines, mut file: std::fs::File) {
     let mut read = BufReader::new(stream).lines();
     while let Ok(Some(line)) = read.next_line().await {
-        if let Some(file) = &mut file {
-            // The copy in memory is what counts.
-            let _ = writeln!(file, "{line}");
-        }
+        // The copy in memory is what counts.
+        let _ = writeln!(file, "{line}");
         lines.lock().unwrap_or_else(PoisonError::into_inner).push((Timestamp::now(), line));
     }
 }

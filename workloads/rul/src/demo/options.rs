@@ -18,17 +18,17 @@ pub struct Options {
     /// Data set whose engines come into service later.
     #[arg(long, default_value = "FD002")]
     pub new_dataset: String,
-    /// Engines to generate of the first data set, for training and again for testing; of the new one one and a half times as many.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(20..=1000), conflicts_with = "data")]
+    /// Engines to generate of the first data set, for training and again for testing; of the new one twice as many.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=1000), conflicts_with = "data")]
     pub engines: u32,
     /// Everything random depends on this alone.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Epochs of the champion's training.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub epochs: u16,
     /// Epochs of the retraining, which begins with the champion's weights.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub retrain_epochs: u16,
     /// Requests per second, as 120/s.
     #[arg(long, default_value = "120/s", value_parser = rate)]

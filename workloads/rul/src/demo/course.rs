@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use reqwest::Client;
 use serde_json::Value;
 
+use super::commands::Commands;
 use super::data::Data;
 use super::error::Error;
 use super::house::{House, Who};
@@ -21,8 +22,6 @@ use crate::registry::{PRODUCTION, STAGING};
 pub const MODEL: &str = "cmapss-rul";
 /// How far back the drift watch looks: 300 records and more at the demo's rates.
 pub const WINDOW: Duration = Duration::from_secs(6);
-/// Engines in service at the same time; the watch wants 20 of them at least.
-const PLACES: u32 = 60;
 /// The traffic goes on for so long after the second all-clear, which must stay so.
 const AFTER: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -86,6 +85,8 @@ struct Running {
     relay: Relay,
     follower: Follower,
     samples: PathBuf,
+    /// When the new engines come, in seconds after the demo's start.
+    new_due: f64,
 }
 
 /// Goes through all of it.
@@ -93,7 +94,6 @@ struct Running {
 /// # Errors
 /// The first step that did not happen as it should, with the last log lines of the program that did it.
 pub async fn course(house: &mut House, options: &Options) -> Result<Findings, Error> {
-    let registry = house.dir.join("registry");
     let client = crate::http::client(PATIENCE).map_err(Error::Start)?;
     let data = Data::prepare(options, &house.dir.join("data"))?;
     let kind = if data.generated { "look-alike" } else { "given" };
@@ -102,12 +102,14 @@ pub async fn course(house: &mut House, options: &Options) -> Result<Findings, Er
         house
             .say(&format!("T0 {kind} {}: {train} engines to learn from, {test} held out ({})", set.name, set.held_out));
     }
-    let champion = first_model(house, options, &data, &registry).await?;
-    let running = start(house, options, &data, &registry, &client).await?;
+    let commands = Commands { options, data: &data, dir: house.dir.clone() };
+    let registry = commands.registry();
+    let champion = first_model(house, &commands).await?;
+    let running = start(house, &commands, &client).await?;
     let t0 = all_clear(house, &running, &champion).await?;
     let t1_about = drift(house, &running, options).await?;
     let (t2, t3, trained) = retraining(house, &running).await?;
-    let (challenger, decision) = promotion(house, &data, &registry, &champion).await?;
+    let (challenger, decision) = promotion(house, &commands, &champion).await?;
     let t4 = moved(&registry)?;
     house.say(&format!("T4 {}: the alias {PRODUCTION} points to version {challenger}", said(&decision)));
     live(house, &running, &client, &challenger).await?;
@@ -140,53 +142,13 @@ pub async fn course(house: &mut House, options: &Options) -> Result<Findings, Er
     })
 }
 
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn uri(registry: &Path) -> String {
-    format!("file://{}", registry.display())
-}
-
-fn args(fixed: &[&str], more: &[(&str, String)]) -> Vec<String> {
-    let mut all: Vec<String> = fixed.iter().map(|&word| word.to_owned()).collect();
-    all.extend(more.iter().flat_map(|(name, value)| [(*name).to_owned(), value.clone()]));
-    all
-}
-
-/// The command line of a training.
-fn train(options: &Options, data: &Data, registry: &Path, out: &Path, warm: Option<&Path>) -> Vec<String> {
-    let (datasets, epochs) = match warm {
-        None => (data.usual.name.clone(), options.epochs),
-        Some(_) => (format!("{}+{}", data.usual.name, data.new.name), options.retrain_epochs),
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-    let mut line = args(
-        &["train", "--json"],
-        &[
-            ("--data", text(&data.dir)),
-            ("--dataset", datasets),
-            ("--out", text(out)),
-            ("--registry", uri(registry)),
-            ("--model", MODEL.to_owned()),
-            ("--experiment", "rul-demo".to_owned()),
-            ("--seeds", "1".to_owned()),
-            ("--epochs", epochs.to_string()),
-            ("--threads", threads.to_string()),
-        ],
-    );
-    line.extend(warm.map(|dir| ["--warm-start".to_owned(), text(dir)]).into_iter().flatten());
-    line
-}
-
-async fn first_model(house: &mut House, options: &Options, data: &Data, registry: &Path) -> Result<String, Error> {
+async fn first_model(house: &mut House, commands: &Commands<'_>) -> Result<String, Error> {
     house.step = "T0 training the champion".to_owned();
-    let begin = house.seconds();
-    let line = train(options, data, registry, &house.dir.join("champion"), None);
-    house.run("train", &line).await?;
-    house.say(&format!("T0 champion trained on {} in {:.1} s", data.usual.name, house.seconds() - begin));
+    let (begin, name) = (house.seconds(), &commands.data.usual.name);
+    house.run("train", &commands.train()).await?;
+    house.say(&format!("T0 champion trained on {name} in {:.1} s", house.seconds() - begin));
     house.step = "T0 promoting the champion".to_owned();
-    let decision = promote(house, data, registry, &data.usual.name, None).await?;
+    let decision = promote(house, &commands.promote(name, None)).await?;
     let version = decision["new_version"].as_str().unwrap_or_default().to_owned();
     house.say(&format!("T0 version {version} is {PRODUCTION}: {}", said(&decision)));
     Ok(version)
@@ -197,25 +159,8 @@ fn said(decision: &Value) -> &str {
 }
 
 /// Runs `rul promote`, which must promote.
-async fn promote(
-    house: &mut House,
-    data: &Data,
-    registry: &Path,
-    dataset: &str,
-    version: Option<&str>,
-) -> Result<Value, Error> {
-    let mut line = args(
-        &["promote"],
-        &[
-            ("--registry", uri(registry)),
-            ("--model-name", MODEL.to_owned()),
-            ("--data", text(&data.dir)),
-            ("--dataset", dataset.to_owned()),
-            ("--held-out", "test".to_owned()),
-        ],
-    );
-    line.extend(version.map(|version| ["--version".to_owned(), version.to_owned()]).into_iter().flatten());
-    let out = house.run("promote", &line).await?;
+async fn promote(house: &mut House, line: &[String]) -> Result<Value, Error> {
+    let out = house.run("promote", line).await?;
     let decision: Value = out.last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
     if decision["promoted"] == true {
         return Ok(decision);
@@ -225,70 +170,22 @@ async fn promote(
     Err(house.outcome(format!("the challenger lost: {reason} (RMSE {old} of the champion, {new} of the challenger)")))
 }
 
-async fn start(
-    house: &mut House,
-    options: &Options,
-    data: &Data,
-    registry: &Path,
-    client: &Client,
-) -> Result<Running, Error> {
+async fn start(house: &mut House, commands: &Commands<'_>, client: &Client) -> Result<Running, Error> {
     house.step = "T0 starting the services".to_owned();
-    let loopback = ("--listen", "127.0.0.1:0".to_owned());
-    let serve = args(
-        &["serve", "--no-stub", "--require-golden", "--reload-interval", "0.5", "--drain-delay", "0", "--threads", "2"],
-        &[
-            loopback.clone(),
-            ("--mlflow-tracking-uri", uri(registry)),
-            ("--model-name", MODEL.to_owned()),
-            ("--cache-dir", text(&house.dir.join("cache"))),
-            // Nothing is forgotten before it is read.
-            ("--recent", "50000".to_owned()),
-        ],
-    );
-    let serve = house.start("serve", &serve)?;
+    let serve = house.start("serve", &commands.serve())?;
     let service = format!("http://{}", house.address(serve).await?);
-    let mut trigger =
-        args(&["trigger", "--attempts", "1"], &[loopback.clone(), ("--state", text(&house.dir.join("trigger.json")))]);
-    trigger.extend(["--exec".to_owned(), house.exe()]);
-    trigger.extend(train(options, data, registry, &house.dir.join("challenger"), Some(&house.dir.join("champion"))));
-    let trigger = house.start("trigger", &trigger)?;
+    let trigger = house.start("trigger", &commands.trigger(&house.exe()))?;
     let url = format!("http://{}", house.address(trigger).await?);
     let relay = Relay::start(&url, &house.token, client.clone()).await?;
     ready(house, &service, client).await?;
     house.say(&format!(
         "T0 serving at {service}; alerts go to {url} through the demo's relay, which stands in Alertmanager's place"
     ));
-    let samples = house.dir.join("traffic.csv");
-    let (share, at) = (data.new_share(), options.calm.as_secs_f64());
-    let simulate = args(
-        &["simulate", "--test-set", "--json", "--duration", "1h"],
-        &[
-            ("--url", service.clone()),
-            ("--data", text(&data.dir)),
-            ("--dataset", data.usual.name.clone()),
-            ("--drift", format!("{}:{share:.3}@{at}s", data.new.name)),
-            ("--engines", PLACES.to_string()),
-            ("--rate", format!("{}/s", options.rate)),
-            ("--seed", options.seed.to_string()),
-            ("--samples", text(&samples)),
-        ],
-    );
-    let simulate = house.start("simulate", &simulate)?;
-    let drift = args(
-        &["drift", "--json", "--interval", "1s"],
-        &[
-            loopback,
-            ("--service", service.clone()),
-            ("--registry", uri(registry)),
-            ("--model-name", MODEL.to_owned()),
-            ("--alertmanager", relay.url.clone()),
-            ("--window", format!("{}s", WINDOW.as_secs())),
-            ("--state-file", text(&house.dir.join("drift.json"))),
-        ],
-    );
-    let drift = house.start("drift", &drift)?;
+    let simulate = house.start("simulate", &commands.simulate(&service))?;
+    let new_due = house.seconds() + commands.options.calm.as_secs_f64();
+    let drift = house.start("drift", &commands.drift(&service, &relay.url))?;
     let follower = Follower::start(&service, &house.token, client);
-    Ok(Running { service, simulate, drift, trigger, relay, follower, samples })
+    Ok(Running { service, simulate, drift, trigger, relay, follower, samples: commands.samples(), new_due })
 }
 
 async fn ready(house: &mut House, service: &str, client: &Client) -> Result<(), Error> {
@@ -311,14 +208,20 @@ async fn ready(house: &mut House, service: &str, client: &Client) -> Result<(), 
 /// The first look at which `keep` holds.
 async fn look(house: &mut House, running: &Running, what: &str, keep: impl Fn(&Look) -> bool) -> Result<Look, Error> {
     let mut known = 0;
-    house
+    let found = house
         .until(what, |house| {
             let looks = Look::all(house.out(running.drift));
             let found = looks.iter().skip(known).find(|look| keep(look)).cloned();
             known = looks.len();
             found
         })
-        .await
+        .await;
+    found.map_err(|mut error| {
+        if let (Error::Waited { last, .. }, Some(look)) = (&mut error, Look::all(house.out(running.drift)).last()) {
+            *last = format!("It said last: {}; {last}", look.sentence);
+        }
+        error
+    })
 }
 
 async fn all_clear(house: &mut House, running: &Running, champion: &str) -> Result<Timestamp, Error> {
@@ -327,6 +230,11 @@ async fn all_clear(house: &mut House, running: &Running, champion: &str) -> Resu
         look.is_ok_with(champion) || matches!(look.state.as_str(), "drift" | "suspect")
     })
     .await?;
+    if look.state != "ok" && house.seconds() >= running.new_due {
+        let reason =
+            "the new engines came before the drift watch had seen enough usual traffic: give it more with --calm";
+        return Err(house.outcome(reason));
+    }
     if look.state != "ok" {
         return Err(house.outcome(format!("drift where there is none: {}", look.sentence)));
     }
@@ -336,9 +244,7 @@ async fn all_clear(house: &mut House, running: &Running, champion: &str) -> Resu
 
 async fn drift(house: &mut House, running: &Running, options: &Options) -> Result<Timestamp, Error> {
     house.step = "T1 new engines".to_owned();
-    let programs = house.programs();
-    let begun = programs.iter().find(|p| p.name == "simulate").map_or(0.0, |p| p.from_s);
-    let due = begun + options.calm.as_secs_f64();
+    let due = running.new_due;
     house.until("the new engines to come", |house| (house.seconds() >= due).then_some(())).await?;
     let t1 = Timestamp::now();
     house.say(&format!("T1 engines of {} come into service", options.new_dataset));
@@ -381,21 +287,23 @@ pub fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64()
 }
 
-async fn promotion(house: &mut House, data: &Data, registry: &Path, champion: &str) -> Result<(String, Value), Error> {
+async fn promotion(house: &mut House, commands: &Commands<'_>, champion: &str) -> Result<(String, Value), Error> {
     house.step = "T4 comparing champion and challenger".to_owned();
-    let staging = registry.join(MODEL).join("aliases").join(STAGING);
-    let version = std::fs::read_to_string(&staging).map_err(Error::io(text(&staging)))?.trim().to_owned();
+    let staging = commands.registry().join(MODEL).join("aliases").join(STAGING);
+    let read = std::fs::read_to_string(&staging).map_err(Error::io(staging.display().to_string()));
+    let version = read?.trim().to_owned();
     if version == champion {
         return Err(house.outcome("the retraining has registered no new version"));
     }
-    let decision = promote(house, data, registry, &data.new.name, Some(&version)).await?;
+    let decision = promote(house, &commands.promote(&commands.data.new.name, Some(&version))).await?;
     Ok((version, decision))
 }
 
 /// When the served alias was moved: its file appears by a rename.
 fn moved(registry: &Path) -> Result<Timestamp, Error> {
     let alias = registry.join(MODEL).join("aliases").join(PRODUCTION);
-    let time = std::fs::metadata(&alias).and_then(|file| file.modified()).map_err(Error::io(text(&alias)))?;
+    let time =
+        std::fs::metadata(&alias).and_then(|file| file.modified()).map_err(Error::io(alias.display().to_string()))?;
     Timestamp::try_from(time).map_err(|e| Error::Start(format!("{}: {e}", alias.display())))
 }
 
@@ -449,7 +357,7 @@ async fn end_of_traffic(house: &mut House, running: &Running) -> Result<(Value, 
         return Err(house.outcome(format!("{failed} requests failed: {errors}")));
     }
     house.say(&format!("T5 {answered} requests answered, none failed"));
-    let csv = std::fs::read_to_string(&running.samples).map_err(Error::io(text(&running.samples)))?;
+    let csv = std::fs::read_to_string(&running.samples).map_err(Error::io(running.samples.display().to_string()))?;
     Ok((report, samples::read(&csv)))
 }
 

@@ -49,6 +49,12 @@ impl Data {
     /// # Errors
     /// Files that are missing or broken; a data set that cannot be generated; a full disk.
     pub fn prepare(options: &Options, dir: &Path) -> Result<Self, Error> {
+        if options.dataset == options.new_dataset {
+            return Err(wrong(format!(
+                "{}: the new engines must be of another data set than the usual ones",
+                options.dataset
+            )));
+        }
         std::fs::create_dir_all(dir).map_err(Error::io(dir.display().to_string()))?;
         let (usual, new) = match &options.data {
             Some(from) => (read(from, &options.dataset)?, read(from, &options.new_dataset)?),
@@ -72,18 +78,18 @@ impl Data {
     }
 }
 
+fn wrong(reason: String) -> Error {
+    Error::Outcome { step: "T0 data".to_owned(), reason, tail: String::new() }
+}
+
 fn generate(name: &str, engines: u32, seed: u64) -> Result<Set, Error> {
     let flavour = match name {
         "FD001" => Flavour::Fd001,
         "FD002" => Flavour::Fd002,
         "FD003" => Flavour::Fd003,
         _ => {
-            let reason = "only FD001, FD002 and FD003 can be generated: choose one of them, or give --data DIR";
-            return Err(Error::Outcome {
-                step: "T0 data".into(),
-                reason: format!("{name}: {reason}"),
-                tail: String::new(),
-            });
+            let rest = "only FD001, FD002 and FD003 can be generated: choose one of them, or give --data DIR";
+            return Err(wrong(format!("{name}: {rest}")));
         }
     };
     let generator = Generator::new(flavour);

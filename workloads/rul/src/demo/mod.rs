@@ -12,6 +12,7 @@
 //! Nothing is staged: every step is `rul train`, `promote`, `serve`, `simulate`, `drift` or `trigger` as a child process ([`house`]). The
 //! one stand-in is the [`relay`], in Alertmanager's place. The end is a report, one HTML file ([`report`]), and an incident.
 
+mod commands;
 mod course;
 mod data;
 mod error;
@@ -29,6 +30,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use error::Error;
@@ -64,7 +66,15 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
             let _ = writeln!(std::io::stderr(), "{error}");
             Ok(ExitCode::from(INTERRUPTED))
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            if options.json {
+                let reason = error.to_string();
+                let reason = reason.lines().next().unwrap_or_default();
+                let line = json!({ "type": "incident", "schema": 1, "ok": false, "reason": reason });
+                let _ = writeln!(std::io::stdout(), "{line}");
+            }
+            Err(error)
+        }
     }
 }
 

@@ -69,7 +69,7 @@ pub fn figure(story: &Story<'_>) -> String {
         for (value, what) in lines.into_iter().filter_map(|(v, what)| Some((v?, what))) {
             let y = inputs.at_y(value);
             svg.line((inputs.x, y), (inputs.right(), y), "threshold");
-            svg.text((inputs.x + 6.0, y - 4.0), Anchor::Start, "small", what);
+            svg.text((inputs.x + 6.0, y - 4.0), Anchor::Start, "small halo", what);
         }
     }
     for version in [&found.champion, &found.challenger] {
@@ -129,7 +129,13 @@ fn ribbons(svg: &mut Svg, story: &Story<'_>, frame: Frame, since: &dyn Fn(jiff::
             ],
         ),
         ("Drift watch", states(story, since, length)),
-        ("Retraining", vec![(since(m.t3), since(m.trained), "fill work", "rul train".to_owned())]),
+        (
+            "Retraining",
+            vec![
+                (since(m.t3), since(m.trained), "fill work", "rul train".to_owned()),
+                (since(m.trained), since(m.t4), "fill work pale", "rul promote".to_owned()),
+            ],
+        ),
         (
             "Serving",
             vec![
@@ -204,9 +210,10 @@ fn latencies(svg: &mut Svg, frame: Frame, bins: &[Bin]) {
         };
         let points: Vec<_> = bins.iter().enumerate().filter_map(point).collect();
         svg.path(&points, class);
-        if let Some(&(x, y)) = points.last() {
-            svg.text((x, y - 7.0), Anchor::End, "small", name);
-        }
+        // The lowest of the line leaves room above or below it.
+        let edge = points.iter().map(|p| p.1).fold(f64::NAN, if share > 0.5 { f64::min } else { f64::max });
+        let y = if share > 0.5 { edge - 6.0 } else { edge + 15.0 };
+        svg.text((frame.right(), y), Anchor::End, "small halo", name);
     }
 }
 
@@ -220,11 +227,10 @@ fn errors(svg: &mut Svg, frame: Frame, bins: &[Bin]) {
         let point = |(index, bin): (usize, &Bin)| Some(frame.at(((index as f64 + 0.5) * BIN, rmse(bin.errors[kind])?)));
         let points: Vec<_> = bins.iter().enumerate().filter_map(point).collect();
         svg.path(&points, class);
-        let highest = points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
-        if let (1, Some((x, y))) = (kind, highest) {
-            svg.text((x + 8.0, y + 4.0), Anchor::Start, "small", name);
-        } else if let Some(&(x, y)) = points.first() {
-            svg.text((x, y - 10.0), Anchor::Start, "small", name);
+        // Above the first points, which differ.
+        if let Some(&(x, _)) = points.first() {
+            let y = points.iter().take(9).map(|p| p.1).fold(f64::INFINITY, f64::min);
+            svg.text((x + 2.0, y - 7.0), Anchor::Start, "small halo", name);
         }
     }
 }

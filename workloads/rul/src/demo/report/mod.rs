@@ -67,8 +67,8 @@ fn head(story: &Story<'_>) -> String {
             "from the alert to the retrained model’s first answer",
         ),
         (
-            format!("{} → {} <small>cycles</small>", cycles(old), cycles(new)),
-            "error (RMSE) of the answers to new engines, before and after",
+            format!("{} → {}", cycles(old), cycles(new)),
+            "cycles of error (RMSE) in the answers to new engines, before and after",
         ),
         (
             format!("{} <small>of {}</small>", incident.failed_requests, thousands(incident.requests)),
@@ -94,8 +94,8 @@ fn head(story: &Story<'_>) -> String {
 
 fn timeline(story: &Story<'_>) -> String {
     let caption = "All on one clock. The ribbons say who was at work and what the drift watch thought, second by second. The curves below show \
-                   why: the share of the traffic whose operating regime the served model has not learned in that proportion, then the answers, their latency \
-                   from the moment each request was due, and how wrong they were. Training shares the processors with the service: its latency rises meanwhile, and no request is lost.";
+                   why: the share of the traffic that flies in other regimes than the served model’s training engines did, then the answers, their latency \
+                   from the moment each request was due, and how wrong they were. The paler end of the retraining is the comparison of both models.";
     let old = format!("version {}, the champion", story.found.champion);
     let new = format!("version {}, retrained", story.found.challenger);
     let usual = format!("{}: usual engines", story.found.data.usual.name);
@@ -125,7 +125,7 @@ fn errors(story: &Story<'_>) -> String {
 }
 
 fn inputs(story: &Story<'_>) -> String {
-    let caption = "Bars are what the service saw, read from its own memory of recent requests; the dark line is the baseline that the served model carries \
+    let caption = "Bars are what the service saw, read from its own memory of recent requests; the line is the baseline that the served model carries \
                    with it: what it was trained on. In the middle column they part; in the right one the new model’s baseline fits again. No threshold was touched for that.";
     let legend =
         [("old", "seen under the champion"), ("new", "seen under the challenger"), ("stroke trained", "trained on")];

@@ -2,6 +2,7 @@
 
 use super::Story;
 use super::svg::{Anchor, Frame, Svg};
+use crate::demo::incident::thousands;
 use crate::demo::scores::{Point, Scored};
 
 /// More dots than this hide each other.
@@ -18,9 +19,10 @@ pub fn figure(story: &Story<'_>) -> String {
         (&story.challenger.new, "new", format!("Challenger, version {}", story.found.challenger), 600.0),
     ];
     for (scored, class, title, x) in panels {
-        let frame = Frame { x, y: 52.0, width: 460.0, height: 360.0, across: (0.0, cap), up: (0.0, cap + 10.0) };
+        let frame = Frame { x, y: 52.0, width: 460.0, height: 360.0, across: (0.0, cap), up: (0.0, cap) };
         svg.text((x, 18.0), Anchor::Start, "panel", &title);
-        let rmse = format!("{new}, {} windows: RMSE {:.1} cycles", scored.points.len(), scored.rmse());
+        let rmse =
+            format!("{new}, {} windows: RMSE {:.1} cycles", thousands(scored.points.len() as u64), scored.rmse());
         svg.text((x, 38.0), Anchor::Start, "small", &rmse);
         frame.y_axis(&mut svg, 5, "predicted, cycles");
         frame.x_axis(&mut svg, 5, "true remaining life, cycles");

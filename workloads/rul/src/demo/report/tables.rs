@@ -75,7 +75,7 @@ pub fn moments(story: &Story<'_>) -> String {
     let rows: Vec<Vec<(&str, String)>> = lines
         .into_iter()
         .map(|(name, at, text)| {
-            let step = before.replace(at).map_or_else(String::new, |b| format!("+{:.1} s", seconds(b, at)));
+            let step = before.replace(at).map_or_else(String::new, |b| span(seconds(b, at)));
             let clock = at.strftime("%H:%M:%S%.1f").to_string();
             let since = format!("{:.1} s", seconds(found.traffic_began, at));
             vec![("k", name.to_owned()), ("n", since), ("n", step), ("n", clock), ("", escape(&text))]
@@ -83,6 +83,11 @@ pub fn moments(story: &Story<'_>) -> String {
         .collect();
     let head = [("", ""), ("n", "after the first request"), ("n", "step"), ("n", "UTC"), ("", "what happened")];
     table(&head, &rows)
+}
+
+/// With milliseconds where it is short.
+fn span(seconds: f64) -> String {
+    if seconds < 0.1 { format!("+{:.0} ms", 1000.0 * seconds) } else { format!("+{seconds:.1} s") }
 }
 
 fn percent(value: &Value) -> String {
@@ -162,11 +167,17 @@ pub fn programs(story: &Story<'_>) -> String {
                 ("n", format!("{:.1} s", p.from_s)),
                 ("n", format!("{:.1} s", p.seconds)),
                 ("", p.status()),
-                ("", format!("<code>{}</code>", escape(&command))),
+                ("", format!("<code>{}</code>", words(&command))),
             ]
         })
         .collect();
     table(&[("", "program"), ("n", "began after"), ("n", "ran for"), ("", "end"), ("", "command")], &rows)
+}
+
+/// A command line that breaks between its words only.
+fn words(command: &str) -> String {
+    let words = command.split(' ').map(|word| format!("<span>{}</span>", escape(word)));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// What one needs to know to check or repeat it.

@@ -47,7 +47,9 @@ impl Documents {
         };
         let size: usize = documents.data().iter().map(|(key, text)| key.len() + text.len()).sum();
         if size > MOST {
-            return Err(format!("its baseline has {size} bytes, a ConfigMap takes {MOST}: take --out, and mount the file"));
+            return Err(format!(
+                "its baseline has {size} bytes, a ConfigMap takes {MOST}: take --out, and mount the file"
+            ));
         }
         Ok(documents)
     }

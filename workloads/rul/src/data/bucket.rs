@@ -43,7 +43,8 @@ fn location(place: &str) -> Result<Location, String> {
 fn wanted(file: &str, names: &[String]) -> bool {
     names.iter().any(|name| {
         ["train", "test", "RUL"].iter().any(|part| {
-            let rest = file.strip_prefix(part).and_then(|f| f.strip_prefix('_')).and_then(|f| f.strip_prefix(name.as_str()));
+            let rest =
+                file.strip_prefix(part).and_then(|f| f.strip_prefix('_')).and_then(|f| f.strip_prefix(name.as_str()));
             matches!(rest, Some(".txt" | ".txt.gz"))
         })
     })
@@ -62,7 +63,12 @@ mod tests {
             assert!(error.contains("s3://BUCKET/PREFIX") && !error.contains("secret@"), "{error}");
         }
         let names = ["FD001".to_owned()];
-        for (file, is) in [("train_FD001.txt", true), ("RUL_FD001.txt.gz", true), ("train_FD0011.txt", false), ("x/train_FD001.txt", false)] {
+        for (file, is) in [
+            ("train_FD001.txt", true),
+            ("RUL_FD001.txt.gz", true),
+            ("train_FD0011.txt", false),
+            ("x/train_FD001.txt", false),
+        ] {
             assert_eq!(wanted(file, &names), is, "{file}");
         }
     }

@@ -68,7 +68,8 @@ impl Prepared {
             }
         }
         let tests = data.sets.iter().filter_map(|set| Some((set.name.clone(), set.test.as_ref()?)));
-        let tests = tests.map(|(name, test)| Ok((name, last_windows(&features, test)?))).collect::<Result<_, Error>>()?;
+        let tests =
+            tests.map(|(name, test)| Ok((name, last_windows(&features, test)?))).collect::<Result<_, Error>>()?;
         let earlier: BTreeSet<u32> = split::EARLIER_VALIDATION.into();
         Ok(Self {
             scaler: scaler(&features, &fleet, &held)?,
@@ -99,8 +100,7 @@ impl Prepared {
     /// # Errors
     /// A prediction that is no number.
     pub fn validation(&self, model: &Model) -> Result<Errors, Error> {
-        let inputs: Vec<f32> =
-            self.validate.iter().filter_map(|&w| self.windows.get(w)).flatten().copied().collect();
+        let inputs: Vec<f32> = self.validate.iter().filter_map(|&w| self.windows.get(w)).flatten().copied().collect();
         let truth: Vec<f64> = self.validate.iter().map(|&w| f64::from(self.windows.labels[w])).collect();
         Ok(Errors::new(&wide(&model.predict_all(&inputs)?), &truth)?)
     }
@@ -129,8 +129,7 @@ fn hold_out(data: &Data, fleet: &Fleet, seed: u64) -> Result<(BTreeSet<u32>, BTr
     let mut numbered = fleet.engines.iter();
     for set in &data.sets {
         // Each set is split alone, so that each is validated and that others can make the same split.
-        let ids: BTreeSet<u32> =
-            split::validation(&set.train, seed)?.validation.engines.iter().map(|e| e.id).collect();
+        let ids: BTreeSet<u32> = split::validation(&set.train, seed)?.validation.engines.iter().map(|e| e.id).collect();
         for (engine, unique) in set.train.engines.iter().zip(numbered.by_ref()) {
             if ids.contains(&engine.id) {
                 held.insert(unique.id);

@@ -95,7 +95,11 @@ async fn read(State(inner): State<Shared>, Segments((namespace, name)): Segments
     }
 }
 
-async fn create(State(inner): State<Shared>, Segments(namespace): Segments<String>, Json(mut map): Json<Value>) -> Answer {
+async fn create(
+    State(inner): State<Shared>,
+    Segments(namespace): Segments<String>,
+    Json(mut map): Json<Value>,
+) -> Answer {
     let mut inner = inner.lock().unwrap();
     let key = (namespace, map["metadata"]["name"].as_str().unwrap().to_owned());
     if inner.maps.contains_key(&key) {
@@ -120,7 +124,8 @@ async fn replace(
     }
     let known = inner.maps.get(&key).map(|known| known["metadata"]["resourceVersion"].clone());
     if known.as_ref() != Some(&map["metadata"]["resourceVersion"]) {
-        let message = format!("the object {:?} has been modified; please apply your changes to the latest version", key.1);
+        let message =
+            format!("the object {:?} has been modified; please apply your changes to the latest version", key.1);
         return status(StatusCode::CONFLICT, "Conflict", message);
     }
     bump(&mut map);

@@ -235,7 +235,10 @@ fn the_configmap_has_both_forms_and_is_written_once() {
 fn earlier_readers_understand(map: &Value) {
     let text = |key: &str| map["data"][key].as_str().unwrap().to_owned();
     let earlier: Value = serde_json::from_str(&text("baseline.json")).unwrap();
-    assert_eq!((&earlier["model_version"], &earlier["model_uri"]), (&json!("1"), &json!("models:/cmapss-rul@production")));
+    assert_eq!(
+        (&earlier["model_version"], &earlier["model_uri"]),
+        (&json!("1"), &json!("models:/cmapss-rul@production"))
+    );
     let list = |key: &str| earlier["histogram"][key].as_array().unwrap().clone();
     assert_eq!((list("buckets").len(), list("counts").len()), (13, 12));
     assert_eq!((&list("buckets")[1], &list("buckets")[12]), (&json!(25.0), &json!(500.0)));
@@ -252,7 +255,10 @@ fn earlier_readers_understand(map: &Value) {
     }
     for path in [mounted.path().to_owned(), mounted.path().join("baseline.json")] {
         // Nobody serves: the look fails, but not for want of a baseline.
-        let looked = rul(&["drift", "--once", "--json", "--service", "http://127.0.0.1:1", "--baseline"]).arg(path).output().unwrap();
+        let looked = rul(&["drift", "--once", "--json", "--service", "http://127.0.0.1:1", "--baseline"])
+            .arg(path)
+            .output()
+            .unwrap();
         let told = String::from_utf8_lossy(&looked.stdout).into_owned() + &stderr(&looked);
         assert!(told.contains("127.0.0.1:1") && !told.contains("missing field"), "{told}");
     }

@@ -20,7 +20,8 @@ fn a_bucket_is_as_good_as_a_directory() {
         client.upload(&data, &place).await.unwrap();
     });
     let from_bucket = |secret: &str, args: &[&str]| {
-        let mut command = rul(&["train", "--json", "--epochs", "1", "--seeds", "1", "--data", "s3://thesis-data/raw/cmapss/"]);
+        let mut command =
+            rul(&["train", "--json", "--epochs", "1", "--seeds", "1", "--data", "s3://thesis-data/raw/cmapss/"]);
         command
             .args(args)
             .arg("--out")

@@ -16,7 +16,10 @@ fn generated_data_gives_a_whole_artifact_and_the_same_one_again() {
     let metrics: Metrics = serde_json::from_value(said.clone()).unwrap();
     assert_eq!(artifact.metrics.as_ref(), Some(&metrics), "what is said is what is written");
     assert_eq!(said["model_sha256"], artifact.manifest.sha256.as_str());
-    assert_eq!((metrics.engines, metrics.val_engines["FD001"].len(), metrics.data_origin.as_str()), (24, 5, "generated"));
+    assert_eq!(
+        (metrics.engines, metrics.val_engines["FD001"].len(), metrics.data_origin.as_str()),
+        (24, 5, "generated")
+    );
     let baseline = artifact.baseline.unwrap();
     assert_eq!(baseline.training_set_size as usize, metrics.train_windows + metrics.val_windows);
     assert_eq!(baseline.data_sha256, metrics.data_sha256);
@@ -51,7 +54,8 @@ fn the_best_seed_by_validation_is_kept_and_progress_is_told() {
         .unwrap();
     let (told, result) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
     assert!(output.status.success(), "{told}");
-    for word in ["20 engines, 4 of them held out", "seed 42 (1 of 2), epoch 1 of 2", "seed 123 (2 of 2), epoch 2 of 2"] {
+    for word in ["20 engines, 4 of them held out", "seed 42 (1 of 2), epoch 1 of 2", "seed 123 (2 of 2), epoch 2 of 2"]
+    {
         assert!(told.contains(word), "{word}: {told}");
     }
     assert!(result.contains("seed protocol (80/20 by engine, labels capped at 125"), "{result}");
@@ -70,7 +74,8 @@ fn real_engines_reach_the_bounds() {
         eprintln!("no FD001 (set CMAPSS_DIR): data that looks like it, and a wider bound");
         write_data(&place, 100);
     }
-    let said = train(&home.path().join("model"), &["--data", place.to_str().unwrap(), "--dataset", "FD001", "--seeds", "3"]);
+    let said =
+        train(&home.path().join("model"), &["--data", place.to_str().unwrap(), "--dataset", "FD001", "--seeds", "3"]);
     let number = |key: &str| said[key].as_f64().unwrap();
     eprintln!(
         "validation {:.2}, test {:.2} ({:.2} capped), NASA {:.0}, {:.1} s",
@@ -91,7 +96,10 @@ fn real_engines_reach_the_bounds() {
         assert_eq!((said["train_windows"].as_u64(), said["val_windows"].as_u64()), (Some(14_459), Some(3_272)));
         assert_eq!(said["val_engines"]["FD001"], serde_json::json!(cmapss::split::EARLIER_VALIDATION));
         for seed in seeds {
-            assert!(seed["test_rmse"].as_f64().unwrap() <= 15.0 && seed["val_rmse"].as_f64().unwrap() <= 13.5, "{seed}");
+            assert!(
+                seed["test_rmse"].as_f64().unwrap() <= 15.0 && seed["val_rmse"].as_f64().unwrap() <= 13.5,
+                "{seed}"
+            );
         }
     }
 }
@@ -150,6 +158,18 @@ fn a_warm_start_begins_where_the_other_ended() {
     // Into its own place: it is read before it is replaced.
     let again = train(&second, &[&QUICK[..], &["--warm-start", second.to_str().unwrap()]].concat());
     assert_ne!(again["model_sha256"], warm["model_sha256"]);
-    let version = line(&mut rul(&["train", "--json", "--generate", "--engines", "24", "--epochs", "1", "--seeds", "1", "--out", from]));
+    let version = line(&mut rul(&[
+        "train",
+        "--json",
+        "--generate",
+        "--engines",
+        "24",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        from,
+    ]));
     assert_eq!(version["model_sha256"], one_epoch["model_sha256"], "an earlier model is replaced");
 }

@@ -12,7 +12,10 @@ fn every_refusal_has_a_place_and_a_way_out() {
     std::fs::create_dir(home.path().join("out")).unwrap();
     write_data(&data, 12);
     let refused = |args: &[&str], code: i32, words: &[&str]| {
-        let output = rul(&["train", "--epochs", "1", "--seeds", "1", "--out", out.to_str().unwrap()]).args(args).output().unwrap();
+        let output = rul(&["train", "--epochs", "1", "--seeds", "1", "--out", out.to_str().unwrap()])
+            .args(args)
+            .output()
+            .unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
         words.iter().for_each(|word| assert!(text.contains(word), "{args:?}: no {word:?} in {text}"));
@@ -33,7 +36,11 @@ fn every_refusal_has_a_place_and_a_way_out() {
     refused(&["--generate", "--seeds", "0"], 2, &["--seeds"]);
 
     let rows = std::fs::read_to_string(data.join("train_FD001.txt")).unwrap();
-    let bad: String = rows.lines().enumerate().map(|(i, row)| if i == 6 { row.replacen("518.67", "518.x7", 1) } else { row.to_owned() } + "\n").collect();
+    let bad: String = rows
+        .lines()
+        .enumerate()
+        .map(|(i, row)| if i == 6 { row.replacen("518.67", "518.x7", 1) } else { row.to_owned() } + "\n")
+        .collect();
     std::fs::write(data.join("train_FD001.txt"), bad).unwrap();
     let column = rows.lines().nth(6).unwrap().find("518.67").unwrap() + 1;
     refused(&["--data", at], 1, &[&format!("{at}/train_FD001.txt:7:{column}: "), "518.x7"]);

@@ -33,12 +33,25 @@ fn registered(uri: &str) -> (tempfile::TempDir, serde_json::Value) {
     let data = home.path().join("data");
     write_data(&data, 50);
     let said = line(
-        rul(&["train", "--json", "--epochs", "2", "--seeds", "2", "--registry", uri, "--experiment", "trials", "--model", "cmapss-rul"])
-            .arg("--data")
-            .arg(&data)
-            .arg("--out")
-            .arg(home.path().join("model"))
-            .env("RUL_TRIGGER_CAUSE", "regime"),
+        rul(&[
+            "train",
+            "--json",
+            "--epochs",
+            "2",
+            "--seeds",
+            "2",
+            "--registry",
+            uri,
+            "--experiment",
+            "trials",
+            "--model",
+            "cmapss-rul",
+        ])
+        .arg("--data")
+        .arg(&data)
+        .arg("--out")
+        .arg(home.path().join("model"))
+        .env("RUL_TRIGGER_CAUSE", "regime"),
     );
     assert_eq!(said["registered_version"], "1");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -72,7 +85,19 @@ fn in_a_directory() {
 fn the_registry_alone_is_place_enough() {
     let home = tempfile::tempdir().unwrap();
     let uri = format!("file://{}", home.path().join("registry").display());
-    let said = line(&mut rul(&["train", "--json", "--generate", "--engines", "12", "--epochs", "1", "--seeds", "1", "--registry", &uri]));
+    let said = line(&mut rul(&[
+        "train",
+        "--json",
+        "--generate",
+        "--engines",
+        "12",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--registry",
+        &uri,
+    ]));
     assert_eq!((&said["out"], said["registered_version"].as_str()), (&serde_json::Value::Null, Some("1")));
 }
 
@@ -82,10 +107,22 @@ fn in_a_real_mlflow_where_python_predicts_the_golden_answers() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("model");
     let said = line(
-        rul(&["train", "--json", "--generate", "--engines", "20", "--epochs", "2", "--seeds", "1", "--experiment", "trials"])
-            .args(["--registry", &server.uri(), "--out"])
-            .arg(&out)
-            .env("RUL_TRIGGER_CAUSE", "regime"),
+        rul(&[
+            "train",
+            "--json",
+            "--generate",
+            "--engines",
+            "20",
+            "--epochs",
+            "2",
+            "--seeds",
+            "1",
+            "--experiment",
+            "trials",
+        ])
+        .args(["--registry", &server.uri(), "--out"])
+        .arg(&out)
+        .env("RUL_TRIGGER_CAUSE", "regime"),
     );
     let golden: Golden = serde_json::from_slice(&std::fs::read(out.join("golden.json")).unwrap()).unwrap();
     assert_eq!(golden.windows.len(), 8);

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -171,12 +172,16 @@ fn ctrl_c_stops_everybody() {
     let mut child = demo(&[&QUICK[..], &more[..]].concat()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("T0 drift watch") {
+    while !line.contains("T0 serving") {
         line.clear();
         assert_ne!(told.read_line(&mut line).unwrap(), 0, "it ended early");
     }
-    // Four programs run now, each with the work directory or the token in its keeping.
-    assert!(processes_in(&work).len() >= 4, "{:?}", processes_in(&work));
+    // Service, trigger, traffic and watch; each has something in the work directory.
+    let end = Instant::now() + Duration::from_secs(60);
+    while processes_in(&work).len() < 4 {
+        assert!(Instant::now() < end, "{:?}", processes_in(&work));
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let id = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     let mut rest = String::new();

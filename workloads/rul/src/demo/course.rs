@@ -177,7 +177,7 @@ async fn start(house: &mut House, commands: &Commands<'_>, client: &Client) -> R
     let trigger = house.start("trigger", &commands.trigger(&house.exe()))?;
     let url = format!("http://{}", house.address(trigger).await?);
     let relay = Relay::start(&url, &house.token, client.clone()).await?;
-    ready(house, &service, client).await?;
+    house.until("the service to load the model", |house| house.event(serve, "model_loaded")).await?;
     house.say(&format!(
         "T0 serving at {service}; alerts go to {url} through the demo's relay, which stands in Alertmanager's place"
     ));
@@ -186,23 +186,6 @@ async fn start(house: &mut House, commands: &Commands<'_>, client: &Client) -> R
     let drift = house.start("drift", &commands.drift(&service, &relay.url))?;
     let follower = Follower::start(&service, &house.token, client);
     Ok(Running { service, simulate, drift, trigger, relay, follower, samples: commands.samples(), new_due })
-}
-
-async fn ready(house: &mut House, service: &str, client: &Client) -> Result<(), Error> {
-    let url = format!("{service}/readyz");
-    let ready = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (flag, client) = (ready.clone(), client.clone());
-    let asking = tokio::spawn(async move {
-        while !client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        flag.store(true, std::sync::atomic::Ordering::Release);
-    });
-    let result = house
-        .until("the service to be ready", |_| ready.load(std::sync::atomic::Ordering::Acquire).then_some(()))
-        .await;
-    asking.abort();
-    result
 }
 
 /// The first look at which `keep` holds.
@@ -226,10 +209,9 @@ async fn look(house: &mut House, running: &Running, what: &str, keep: impl Fn(&L
 
 async fn all_clear(house: &mut House, running: &Running, champion: &str) -> Result<Timestamp, Error> {
     house.step = "T0 usual traffic".to_owned();
-    let look = look(house, running, "the drift watch to say ok", |look| {
-        look.is_ok_with(champion) || matches!(look.state.as_str(), "drift" | "suspect")
-    })
-    .await?;
+    let look =
+        look(house, running, "the drift watch to say ok", |look| look.is_ok_with(champion) || look.state == "drift")
+            .await?;
     if look.state != "ok" && house.seconds() >= running.new_due {
         let reason =
             "the new engines came before the drift watch had seen enough usual traffic: give it more with --calm";

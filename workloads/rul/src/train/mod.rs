@@ -57,7 +57,7 @@ pub enum Error {
     #[error(transparent)]
     Registry(#[from] crate::registry::Error),
     #[error("{source}; the model itself is whole, in {}", dir.display())]
-    Unfiled { dir: PathBuf, source: crate::registry::Error },
+    Unfiled { dir: PathBuf, source: Box<crate::registry::Error> },
     #[error("interrupted; nothing was written")]
     Interrupted,
     #[error("{what}: {source}")]
@@ -142,7 +142,7 @@ fn train(options: &Options) -> Result<Report, Error> {
             let info = file::run_info(options, &hyper, start.as_ref(), &runs, &metrics, began);
             let filed = runtime.block_on(register(&registry, options, &artifact, &info));
             Some(filed.map_err(|source| match options.out() {
-                Some(_) => Error::Unfiled { dir: dir.clone(), source },
+                Some(_) => Error::Unfiled { dir: dir.clone(), source: Box::new(source) },
                 None => Error::Registry(source),
             })?)
         }

@@ -5,6 +5,8 @@
 //! | `baseline.json` | the earlier system's form: 13 edges, 12 counts, the statistics |
 //! | `rul-baseline.json` | ours, as in the artifact; `rul drift` takes it from a mounted directory |
 //!
+//! In a cluster it needs get, create and update on ConfigMaps of its namespace.
+//!
 //! What is published comes from the version's own artifact, or is computed from `--data` where it has none. When the same is
 //! there already (version, data, edges and counts; not the time), nothing is written.
 
@@ -47,7 +49,7 @@ pub struct Options {
     #[arg(long, env = "CONFIGMAP_NAME", default_value = "evidently-baseline")]
     pub configmap: String,
     /// Write a file instead: the ConfigMap's manifest when it ends in .yml or .yaml, else baseline.json itself.
-    #[arg(long, env = "RUL_OUT")]
+    #[arg(long, env = "RUL_BASELINE_OUT")]
     pub out: Option<PathBuf>,
     /// Training data to compute a baseline from where the version has none: a directory, or s3://bucket/prefix.
     #[arg(long, env = "RUL_DATA", value_name = "DIR|s3://BUCKET/PREFIX")]

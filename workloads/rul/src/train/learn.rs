@@ -18,6 +18,8 @@ pub struct Start {
     pub network: Network,
     /// Of its `model.onnx`.
     pub sha256: String,
+    /// Where it comes from, as far as it says.
+    metrics: Option<Metrics>,
 }
 
 impl Start {
@@ -30,7 +32,15 @@ impl Start {
         if artifact.manifest.features != prepared.features.names() || network.window != prepared.windows.length {
             return Err(wrong("it takes other features or another window: train without it".to_owned()));
         }
-        Ok(Self { network: network.clone(), sha256: artifact.manifest.sha256 })
+        Ok(Self { network: network.clone(), sha256: artifact.manifest.sha256, metrics: artifact.metrics })
+    }
+
+    /// How many of the held-out engines it was trained on, by its own account. Sets of the same name and origin are the same engines.
+    #[must_use]
+    pub fn seen(&self, data: &Data, prepared: &Prepared) -> usize {
+        let Some(metrics) = self.metrics.as_ref().filter(|m| m.data_origin == data.origin) else { return 0 };
+        let both = prepared.val_engines.iter().filter_map(|(set, held)| Some((held, metrics.val_engines.get(set)?)));
+        both.map(|(held, spared)| held.iter().filter(|engine| !spared.contains(engine)).count()).sum()
     }
 }
 

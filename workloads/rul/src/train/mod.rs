@@ -3,7 +3,12 @@
 //! A fifth of the engines is held out. Training is repeated from other seeds; epoch and seed are chosen on the held-out engines.
 //! The test engines are looked at when all is chosen, and decide nothing.
 //!
-//! The directory appears under its name when it is whole. Ctrl-C before that leaves nothing.
+//! The directory ([`crate::artifact`]) appears under its name when it is whole; Ctrl-C before that leaves nothing. With
+//! `--registry` it becomes a version with the alias `staging`: data hash, code version and the cause that `rul trigger` names are
+//! its tags, options its parameters, errors per epoch and of the kept model its metrics. `rul promote` decides about the rest.
+//!
+//! stderr tells every epoch; stdout has the result, with `--json` one line: `metrics.json`, and `out`, `model_sha256`,
+//! `model_name`, `registered_version`. Exit status 2 for options that cannot be, 130 after Ctrl-C, 1 for all else that fails.
 
 mod file;
 mod interrupt;
@@ -52,7 +57,7 @@ pub enum Error {
     #[error(transparent)]
     Registry(#[from] crate::registry::Error),
     #[error("{source}; the model itself is whole, in {}", dir.display())]
-    Unfiled { dir: PathBuf, source: crate::registry::Error },
+    Unfiled { dir: PathBuf, source: Box<crate::registry::Error> },
     #[error("interrupted; nothing was written")]
     Interrupted,
     #[error("{what}: {source}")]
@@ -100,8 +105,15 @@ fn train(options: &Options) -> Result<Report, Error> {
 
     let data = runtime.block_on(Data::read(options.source(), &names))?;
     let prepared = Prepared::new(&data, options.split_seed)?;
-    let start = options.warm_start.as_deref().map(|dir| Start::read(dir, &prepared)).transpose()?;
     let _ = writeln!(std::io::stderr(), "{}", report::data(&data, &prepared));
+    let start = options.warm_start().map(|dir| Start::read(dir, &prepared)).transpose()?;
+    if let Some(seen) = start.as_ref().map(|s| s.seen(&data, &prepared)).filter(|seen| *seen > 0) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "warning: the model to begin with was trained on {seen} of the engines that are held out here: validation will \
+             flatter; give the --split-seed that it was trained with"
+        );
+    }
 
     let began = Timestamp::now().as_millisecond();
     let hyper = learn::hyper(options, start.as_ref());
@@ -129,8 +141,8 @@ fn train(options: &Options) -> Result<Report, Error> {
         Some(registry) => {
             let info = file::run_info(options, &hyper, start.as_ref(), &runs, &metrics, began);
             let filed = runtime.block_on(register(&registry, options, &artifact, &info));
-            Some(filed.map_err(|source| match options.out {
-                Some(_) => Error::Unfiled { dir: dir.clone(), source },
+            Some(filed.map_err(|source| match options.out() {
+                Some(_) => Error::Unfiled { dir: dir.clone(), source: Box::new(source) },
                 None => Error::Registry(source),
             })?)
         }
@@ -151,9 +163,9 @@ async fn registry(options: &Options) -> Result<Option<Registry>, Error> {
 
 /// Where the artifact goes: for good, or until it is registered.
 fn place(options: &Options) -> Result<(PathBuf, Option<tempfile::TempDir>), Error> {
-    if let Some(out) = &options.out {
+    if let Some(out) = options.out() {
         artifact::check_free(out)?;
-        return Ok((out.clone(), None));
+        return Ok((out.to_owned(), None));
     }
     if options.registry.as_deref().is_none_or(|uri| uri.trim().is_empty()) {
         return Err(Error::Usage("neither --out nor --registry says where the model goes".to_owned()));

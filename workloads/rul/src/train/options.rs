@@ -1,6 +1,6 @@
 //! Options of `rul train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::FalseyValueParser;
 
@@ -64,6 +64,18 @@ impl Options {
             Some(place) if !self.generate => Source::Place(place),
             _ => Source::Generated { engines: self.engines, seed: self.generate_seed },
         }
+    }
+
+    /// The directory to write, if one is named: an empty variable is how a manifest says none.
+    #[must_use]
+    pub fn out(&self) -> Option<&Path> {
+        self.out.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The model to begin with, if one is named.
+    #[must_use]
+    pub fn warm_start(&self) -> Option<&Path> {
+        self.warm_start.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 
     /// Seeds of the runs: the earlier system's three, and on from there.

@@ -53,7 +53,7 @@ impl Prepared {
         }
         // The baseline is made of the same rows, after training: what it refuses is better known now.
         Inputs::fit(&features, &fleet)?;
-        let (held, val_engines) = hold_out(data, &fleet, split_seed)?;
+        let HeldOut { unique: held, by_set: val_engines } = hold_out(data, &fleet, split_seed)?;
         let spec = WindowSpec { short: Short::Skip, ..WindowSpec::training() };
         let windows = Windows::run_to_failure(&fleet.engines, &Unscaled(features.clone()), spec)?;
         let (validate, train): (Vec<usize>, Vec<usize>) =
@@ -123,8 +123,15 @@ impl Prepared {
     }
 }
 
-/// The validation engines, by their unique numbers and, per data set, by those of its file.
-fn hold_out(data: &Data, fleet: &Fleet, seed: u64) -> Result<(BTreeSet<u32>, BTreeMap<String, Vec<u32>>), Error> {
+/// The validation engines.
+struct HeldOut {
+    /// By the numbers of the whole fleet.
+    unique: BTreeSet<u32>,
+    /// Per data set, by those of its file.
+    by_set: BTreeMap<String, Vec<u32>>,
+}
+
+fn hold_out(data: &Data, fleet: &Fleet, seed: u64) -> Result<HeldOut, Error> {
     let (mut held, mut by_set) = (BTreeSet::new(), BTreeMap::new());
     let mut numbered = fleet.engines.iter();
     for set in &data.sets {
@@ -137,7 +144,7 @@ fn hold_out(data: &Data, fleet: &Fleet, seed: u64) -> Result<(BTreeSet<u32>, BTr
         }
         by_set.insert(set.name.clone(), ids.into_iter().collect());
     }
-    Ok((held, by_set))
+    Ok(HeldOut { unique: held, by_set })
 }
 
 /// Of the training side's rows, within regimes where there are several: they are told apart by altitude.

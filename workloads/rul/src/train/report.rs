@@ -63,7 +63,7 @@ impl Report {
         Self {
             // As they were written.
             metrics: artifact.metrics.unwrap_or(metrics),
-            out: options.out.as_ref().map(|out| out.display().to_string()),
+            out: options.out().map(|out| out.display().to_string()),
             model_sha256: artifact.manifest.sha256,
             model_name: options.model.clone(),
             registered_version: version.map(|v| v.version),

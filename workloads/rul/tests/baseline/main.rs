@@ -5,8 +5,9 @@
 
 mod cluster;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use cmapss::synth::{Flavour, Generator};
 use cmapss::write::write_fleet;
@@ -192,7 +193,8 @@ fn what_is_missing_says_so() {
 #[test]
 fn the_configmap_has_both_forms_and_is_written_once() {
     let bench = Bench::new();
-    bench.serve(&bench.train("1"));
+    let artifact = bench.train("1");
+    bench.serve(&artifact);
     let cluster = cluster::Cluster::start(bench.dir.path());
     let publish = |args: &[&str]| line(bench.command(args).env("KUBECONFIG", cluster.config()));
     let first = publish(&[]);
@@ -203,6 +205,7 @@ fn the_configmap_has_both_forms_and_is_written_once() {
     let map = cluster.map().unwrap();
     assert_eq!(map["metadata"]["annotations"]["rul/model-version"], "1");
     earlier_readers_understand(&map);
+    our_drift_job_takes_it(&map, &artifact);
     assert_eq!(publish(&[])["result"], "unchanged");
     assert_eq!(cluster.writes(), 1);
 
@@ -231,7 +234,7 @@ fn the_configmap_has_both_forms_and_is_written_once() {
     assert_eq!(bench.line(&[&args[..], &["--namespace", "ml"]].concat())["result"], "written");
 }
 
-/// As the earlier system's check and tests read it; and as our own drift job does, from the mounted files.
+/// As the earlier system's check and tests read it.
 fn earlier_readers_understand(map: &Value) {
     let text = |key: &str| map["data"][key].as_str().unwrap().to_owned();
     let earlier: Value = serde_json::from_str(&text("baseline.json")).unwrap();
@@ -248,18 +251,38 @@ fn earlier_readers_understand(map: &Value) {
         assert!(earlier["prediction_stats"][key].is_number(), "{key}");
     }
     assert!(earlier["generated_at"].is_string() && earlier["generator"].is_string());
+}
 
+/// Our own drift job, asked from the files that the ConfigMap is mounted as.
+fn our_drift_job_takes_it(map: &Value, artifact: &Path) {
     let mounted = tempfile::tempdir().unwrap();
     for key in ["baseline.json", "rul-baseline.json"] {
-        std::fs::write(mounted.path().join(key), text(key)).unwrap();
+        std::fs::write(mounted.path().join(key), map["data"][key].as_str().unwrap()).unwrap();
     }
+    let (mut server, url) = serve(artifact);
     for path in [mounted.path().to_owned(), mounted.path().join("baseline.json")] {
-        // Nobody serves: the look fails, but not for want of a baseline.
-        let looked = rul(&["drift", "--once", "--json", "--service", "http://127.0.0.1:1", "--baseline"])
-            .arg(path)
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&looked.stdout).into_owned() + &stderr(&looked);
-        assert!(told.contains("127.0.0.1:1") && !told.contains("missing field"), "{told}");
+        let mut command = rul(&["drift", "--once", "--json", "--service", &url, "--baseline"]);
+        let look = line(command.arg(&path).env("RUL_TOKEN", "t0ken"));
+        let model = &look["evaluation"]["model"];
+        assert_eq!(model["baseline_version"], "1", "{look}");
+        assert_eq!(model["baseline_sha256"], model["serving_sha256"], "{look}");
     }
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+/// A service of a model directory, and its address.
+fn serve(artifact: &Path) -> (Child, String) {
+    let mut command = rul(&["serve", "--listen", "127.0.0.1:0", "--model-dir"]);
+    let mut child = command.arg(artifact).env("RUL_TOKEN", "t0ken").stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let address = lines
+        .find_map(|line| {
+            let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("it said: {line}"));
+            (event["event"] == "listening").then(|| event["address"].as_str().unwrap().to_owned())
+        })
+        .unwrap();
+    // Whoever stops reading stops the writer.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, format!("http://{address}"))
 }

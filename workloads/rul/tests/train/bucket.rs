@@ -41,7 +41,7 @@ fn a_bucket_is_as_good_as_a_directory() {
         words.iter().for_each(|word| assert!(text.contains(word), "no {word:?} in {text}"));
         assert!(!text.contains("hunter2"), "{text}");
     };
-    refused(SECRET, "FD004", &["s3://thesis-data/raw/cmapss/train_FD004.txt:1:5: "]);
+    refused(SECRET, "FD004", &["s3://thesis-data/raw/cmapss/train_FD004.txt:1:13: "]);
     refused(SECRET, "FD009", &["s3://thesis-data/raw/cmapss", "no train_FD009.txt", "it has FD001, FD004"]);
     refused("hunter2 hunter2", "FD001", &["SignatureDoesNotMatch"]);
     assert_eq!(entries(home.path()), ["data", "local", "model"]);

@@ -145,6 +145,21 @@ fn a_mixture_is_split_set_by_set_and_knows_its_regimes() {
 }
 
 #[test]
+fn a_warm_start_that_has_seen_the_held_out_engines_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let (first, second) = (home.path().join("first"), home.path().join("second"));
+    train(&first, &QUICK);
+    let warned = |split: &str| {
+        let mut command = rul(&["train", "--split-seed", split, "--warm-start", first.to_str().unwrap(), "--out"]);
+        let output = command.arg(&second).args(QUICK).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap().contains("warning: the model to begin with was trained on")
+    };
+    assert!(!warned("42"), "the same split");
+    assert!(warned("43"), "another one");
+}
+
+#[test]
 fn a_warm_start_begins_where_the_other_ended() {
     let home = tempfile::tempdir().unwrap();
     let (first, second) = (home.path().join("first"), home.path().join("second"));

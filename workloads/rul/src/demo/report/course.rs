@@ -65,11 +65,14 @@ pub fn figure(story: &Story<'_>) -> String {
     heading(&mut svg, &inputs, "Moved inputs", "share of the traffic");
     inputs.y_axis(&mut svg, 4, "");
     if let Some(measure) = found.looks.iter().filter_map(|look| look.measure("regime")).next() {
-        let lines = [(Some(measure.threshold), "drift if it stays"), (measure.strong, "drift at once")];
-        for (value, what) in lines.into_iter().filter_map(|(v, what)| Some((v?, what))) {
-            let y = inputs.at_y(value);
+        // The drifted curve runs close above the upper line: its name goes below.
+        let middle = inputs.x + inputs.width / 2.0;
+        for (value, what, below) in
+            [(Some(measure.threshold), "drift if it stays", -4.0), (measure.strong, "drift at once", 14.0)]
+        {
+            let Some(y) = value.map(|value| inputs.at_y(value)) else { continue };
             svg.line((inputs.x, y), (inputs.right(), y), "threshold");
-            svg.text((inputs.x + 6.0, y - 4.0), Anchor::Start, "small halo", what);
+            svg.text((middle, y + below), Anchor::Middle, "small halo", what);
         }
     }
     for version in [&found.champion, &found.challenger] {

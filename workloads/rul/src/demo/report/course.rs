@@ -12,6 +12,9 @@ const RIGHT: f64 = 24.0;
 const BIN: f64 = 1.0;
 const RIBBON: f64 = 22.0;
 
+/// A stretch of a ribbon: from and to in seconds, how it looks, what it says.
+type Piece<'a> = (f64, f64, &'a str, String);
+
 /// One second of traffic.
 #[derive(Debug, Default, Clone)]
 struct Bin {
@@ -123,7 +126,7 @@ fn ribbons(svg: &mut Svg, story: &Story<'_>, frame: Frame, since: &dyn Fn(jiff::
     let percent = 100.0 * found.data.new_share();
     let new = format!("{} and {}: {percent:.0} % new engines", found.data.usual.name, found.data.new.name);
     let serving = |version: &str| format!("version {version}");
-    let rows: [(&str, Vec<(f64, f64, &str, String)>); 4] = [
+    let rows: [(&str, Vec<Piece<'_>>); 4] = [
         (
             "Engines",
             vec![
@@ -162,17 +165,13 @@ fn ribbons(svg: &mut Svg, story: &Story<'_>, frame: Frame, since: &dyn Fn(jiff::
 }
 
 /// Stretches of one state.
-fn states<'a>(
-    story: &Story<'_>,
-    since: &dyn Fn(jiff::Timestamp) -> f64,
-    length: f64,
-) -> Vec<(f64, f64, &'a str, String)> {
+fn states(story: &Story<'_>, since: &dyn Fn(jiff::Timestamp) -> f64, length: f64) -> Vec<Piece<'static>> {
     let looks = &story.found.looks;
-    let mut pieces: Vec<(f64, f64, &str, String)> = Vec::new();
+    let mut pieces: Vec<Piece<'static>> = Vec::new();
     for (index, look) in looks.iter().enumerate() {
         let from = since(look.at).clamp(0.0, length);
         let to = looks.get(index + 1).map_or(length, |next| since(next.at)).clamp(0.0, length);
-        let (class, name) = match look.state.as_str() {
+        let (class, name): (&'static str, &str) = match look.state.as_str() {
             "ok" => ("fill good", "ok"),
             "suspect" => ("fill warn", "suspect"),
             "drift" => ("fill bad", "drift"),

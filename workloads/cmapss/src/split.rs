@@ -11,11 +11,28 @@ use crate::rng::Rng;
 pub const EARLIER_VALIDATION: [u32; 20] =
     [3, 5, 19, 22, 25, 26, 28, 34, 43, 51, 52, 53, 57, 60, 62, 72, 82, 93, 98, 100];
 
+/// The share of the training engines that validate.
+const VALIDATION_SHARE: f64 = 0.2;
+/// The seed that the earlier system split with.
+pub const EARLIER_SEED: u64 = 42;
+
 /// A fleet in two parts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     pub train: Fleet,
     pub validation: Fleet,
+}
+
+/// The split that models are trained with, and that whoever compares them can make again: a fifth of the engines validates.
+/// Engines 1 to 100 with seed 42 are split as the earlier system did ([`EARLIER_VALIDATION`]), all others by [`random`].
+///
+/// # Errors
+/// As [`random`].
+pub fn validation(fleet: &Fleet, seed: u64) -> Result<Split, Error> {
+    if seed == EARLIER_SEED && fleet.engines.iter().map(|e| e.id).eq(1..=100) {
+        return by_ids(fleet, &EARLIER_VALIDATION);
+    }
+    random(fleet, VALIDATION_SHARE, seed)
 }
 
 /// Splits at random, the same for the same seed: `share` of the engines (rounded, at least one on each side) validate.
@@ -84,6 +101,16 @@ mod tests {
         assert_eq!(split.validation.engines.len(), 20);
         assert_eq!(split, random(&all, 0.2, 42).unwrap());
         assert_ne!(split, random(&all, 0.2, 43).unwrap());
+    }
+
+    #[test]
+    fn a_hundred_engines_are_split_as_the_earlier_system_did() {
+        let held = |fleet: &Fleet, seed| -> Vec<u32> {
+            validation(fleet, seed).unwrap().validation.engines.iter().map(|e| e.id).collect()
+        };
+        assert_eq!(held(&fleet(100), EARLIER_SEED), EARLIER_VALIDATION);
+        assert_ne!(held(&fleet(100), 43), EARLIER_VALIDATION);
+        assert_eq!(held(&fleet(60), EARLIER_SEED).len(), 12);
     }
 
     #[test]

@@ -73,6 +73,15 @@ impl Client {
         })
     }
 
+    /// A client for [`Location::S3`](crate::Location) alone, set up by the environment: there is no server that it could ask.
+    ///
+    /// # Errors
+    /// When the environment's endpoint is no address.
+    pub fn storage(http: reqwest::Client) -> Result<Self, Error> {
+        // A name that is reserved for leading nowhere.
+        Self::new(http, "http://mlflow.invalid")
+    }
+
     /// Other S3 settings than the environment's.
     #[must_use]
     pub fn with_s3(mut self, s3: S3) -> Self {

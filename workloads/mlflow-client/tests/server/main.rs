@@ -3,6 +3,7 @@
 
 mod faults;
 mod interop;
+mod minio;
 // Also part of the tests of `rul`, which restart it.
 #[allow(dead_code)]
 mod mlflow;

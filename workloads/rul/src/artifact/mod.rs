@@ -29,11 +29,14 @@ use serde::de::DeserializeOwned;
 pub use baseline::{BASELINE_SCHEMA, Baseline, BaselineModel, BucketCounts, PredictionStats};
 pub use golden::Golden;
 pub use metrics::{Metrics, Score, SeedRun};
+pub use place::check_free;
 pub use prediction::{bounds, predict_engines};
 pub use reference::{StoredNull, StoredRecords, StoredReference};
 pub use write::{Draft, Origin, fit_baseline, write};
 
 pub const BASELINE_FILE: &str = "baseline.json";
+/// The same where `rul baseline` publishes it, beside the earlier system's form, which has the name above there.
+pub const PUBLISHED_FILE: &str = "rul-baseline.json";
 pub const GOLDEN_FILE: &str = "golden.json";
 pub const METRICS_FILE: &str = "metrics.json";
 pub const MLMODEL_FILE: &str = "MLmodel";

@@ -116,8 +116,11 @@ impl Drop for Part {
     }
 }
 
-/// Absent, empty, or an artifact.
-fn check_free(target: &Path) -> Result<(), Error> {
+/// Whether an artifact may be written here: the place is absent, empty, or an artifact.
+///
+/// # Errors
+/// [`Error::Occupied`], and those of the file system.
+pub fn check_free(target: &Path) -> Result<(), Error> {
     let entries = match fs::read_dir(target) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),

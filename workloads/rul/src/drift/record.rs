@@ -220,7 +220,10 @@ impl Recorder {
         let regime = finite.then(|| self.regimes.place(settings).known()).flatten();
         let scale = regime.and_then(|r| self.scales.get(r)?.as_ref());
         let features = scale.map_or_else(Vec::new, |scale| {
-            self.compared.iter().map(|&k| coarse((row[k] - scale[k].offset) * scale[k].factor)).collect()
+            // The service takes numbers as single precision and tells them in its shortest decimals; so does the baseline. In double
+            // precision the two differ, and a sensor that hardly ever changes would have moved altogether.
+            let single = |k: usize| f64::from(row[k] as f32);
+            self.compared.iter().map(|&k| coarse((single(k) - scale[k].offset) * scale[k].factor)).collect()
         });
         Ok(Record { engine, cycle, regime, features, prediction })
     }
@@ -230,8 +233,7 @@ impl Recorder {
     /// # Errors
     /// As [`Self::record`].
     pub fn of_row(&self, row: &Row, engine: u64, prediction: f64) -> Result<Record, InputsError> {
-        // The service takes numbers as single precision; so does the baseline.
-        let raw: Vec<f64> = self.features.columns().iter().map(|&c| f64::from(row.get(c) as f32)).collect();
+        let raw: Vec<f64> = self.features.columns().iter().map(|&c| row.get(c)).collect();
         self.record(&raw, Some(engine), Some(row.cycle), prediction)
     }
 
@@ -293,6 +295,17 @@ mod tests {
         }
         for (n, sum) in by_regime {
             assert!(n > 30.0 && f64::abs(sum / n) < 1e-3, "{sum} of {n}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_went_through_the_service_is_the_same_record() {
+        let recorder = recorder(Flavour::Fd001);
+        for row in fleet(Flavour::Fd001).rows() {
+            let single: Vec<f32> = recorder.features.columns().iter().map(|&c| row.get(c) as f32).collect();
+            let told: Vec<f64> = serde_json::from_str(&serde_json::to_string(&single).unwrap()).unwrap();
+            let seen = recorder.record(&told, Some(1), Some(row.cycle), 50.0).unwrap();
+            assert_eq!(seen, recorder.of_row(row, 1, 50.0).unwrap());
         }
     }
 

@@ -7,7 +7,7 @@ use super::baseline::{Baseline, short};
 use super::error::Error;
 use super::options::{Options, given};
 use super::service::Serving;
-use crate::artifact::{self, BASELINE_FILE};
+use crate::artifact::{self, BASELINE_FILE, PUBLISHED_FILE};
 use crate::http;
 use crate::registry::{Registry, Version};
 
@@ -86,6 +86,11 @@ impl BaselineSource {
         let mut path = self.path.clone()?;
         if path.is_dir() {
             path.push(BASELINE_FILE);
+        }
+        // In a mounted ConfigMap that name has the earlier system's form.
+        let published = path.with_file_name(PUBLISHED_FILE);
+        if published.is_file() {
+            path = published;
         }
         Some(self.read_again(&path))
     }

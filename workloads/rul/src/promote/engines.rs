@@ -12,8 +12,6 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, Options};
 
-/// The share of the training engines that `--held-out validation` holds out.
-const VALIDATION_SHARE: f64 = 0.2;
 /// Windows predicted in one go.
 const BATCH: usize = 256;
 
@@ -76,7 +74,7 @@ impl HeldOut {
                 }
                 Against::Validation => {
                     let fleet = find(format!("train_{name}"))?.fleet()?;
-                    let held = split::random(&fleet, VALIDATION_SHARE, options.split_seed)?.validation;
+                    let held = split::validation(&fleet, options.split_seed)?.validation;
                     let lives = vec![0; held.engines.len()];
                     TestSet::new(held, lives)?
                 }

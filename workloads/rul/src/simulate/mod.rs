@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use report::{Phase, Report, Sample, Served};
 pub use send::{Load, Pace, Protocol, run as drive};
-pub use traffic::{Drift, Origin, Traffic, TrafficError};
+pub use traffic::{Drift, Origin, Traffic, TrafficError, WINDOW};
 
 /// Options of `rul simulate`.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,8 +47,8 @@ pub struct Options {
     /// How many windows instead.
     #[arg(long)]
     pub count: Option<u64>,
-    /// Other engines from a moment on: FD002@60s, or FD002@60s+30s to change over within 30 s.
-    #[arg(long, value_name = "DATASET@TIME[+TIME]")]
+    /// Other engines from a moment on: FD002@60s, FD002@60s+30s to change over within 30 s, FD002:0.5@60s for half of the places.
+    #[arg(long, value_name = "DATASET[:SHARE]@TIME[+TIME]")]
     pub drift: Option<Drift>,
     /// How to ask: predict, v2, or batch:N windows per request.
     #[arg(long, default_value = "predict")]
@@ -117,6 +117,7 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let progress = std::io::stderr().is_terminal() && !options.json;
+    let started = jiff::Timestamp::now();
     let report = runtime.block_on(async {
         let stop = async {
             // Without a handler for Ctrl-C it ends the process, as usual.
@@ -139,7 +140,13 @@ pub fn run(options: Options) -> Result<ExitCode, Error> {
         written.map_err(|source| Error::Samples { path: path.clone(), source })?;
     }
     // A closed pipe is not an error.
-    let text = if options.json { report.json().to_string() } else { report.to_string() };
+    let text = if options.json {
+        let mut line = report.json();
+        line["started_at"] = started.to_string().into();
+        line.to_string()
+    } else {
+        report.to_string()
+    };
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(if report.failed() == 0 && report.answered > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

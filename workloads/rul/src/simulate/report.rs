@@ -24,6 +24,8 @@ pub struct Sample {
     pub rul: f64,
     pub drifted: bool,
     pub model_version: String,
+    /// From the moment due to the answer.
+    pub latency_ms: f64,
 }
 
 /// Windows that one model version answered.
@@ -199,10 +201,14 @@ impl Recorder {
 
 /// The samples as a CSV file.
 pub fn csv(samples: &[Sample]) -> String {
-    let mut text = "at,engine,cycle,truth,rul,drifted,model_version\n".to_owned();
+    let mut text = "at,engine,cycle,truth,rul,drifted,model_version,latency_ms\n".to_owned();
     for s in samples {
         let version = s.model_version.replace(['"', ',', '\n'], "_");
-        let _ = writeln!(text, "{:.6},{},{},{},{},{},{version}", s.at, s.engine, s.cycle, s.truth, s.rul, s.drifted);
+        let _ = writeln!(
+            text,
+            "{:.6},{},{},{},{},{},{version},{:.3}",
+            s.at, s.engine, s.cycle, s.truth, s.rul, s.drifted, s.latency_ms
+        );
     }
     text
 }
@@ -212,7 +218,16 @@ mod tests {
     use super::*;
 
     fn sample(at: f64, rul: f64, drifted: bool, version: &str) -> Sample {
-        Sample { at, engine: "e".into(), cycle: 30, truth: 150.0, rul, drifted, model_version: version.into() }
+        Sample {
+            at,
+            engine: "e".into(),
+            cycle: 30,
+            truth: 150.0,
+            rul,
+            drifted,
+            model_version: version.into(),
+            latency_ms: 1.0,
+        }
     }
 
     #[test]

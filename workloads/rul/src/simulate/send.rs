@@ -244,6 +244,7 @@ fn record(recorder: &mut Recorder, due: Duration, latency: Duration, windows: &[
         rul,
         drifted: window.drifted,
         model_version: version.clone(),
+        latency_ms: latency.as_secs_f64() * 1000.0,
     });
     recorder.answered(latency, samples);
 }

@@ -34,12 +34,14 @@ pub struct Origin {
     pub seed: u64,
 }
 
-/// Other engines from a moment on: `DATASET@TIME[+TIME]`.
+/// Other engines from a moment on: `DATASET[:SHARE]@TIME[+TIME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drift {
     pub dataset: String,
+    /// Share of the places that change over, above 0 up to 1.
+    pub share: f64,
     pub at: Duration,
-    /// Time in which the share of the new engines grows from none to all.
+    /// Time in which the share of the new engines grows from none to its whole.
     pub within: Duration,
 }
 
@@ -47,13 +49,17 @@ impl FromStr for Drift {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?}: write DATASET@TIME or DATASET@TIME+TIME, such as FD002@60s+30s");
+        let wrong = || {
+            format!("{text:?}: write DATASET@TIME, DATASET:SHARE@TIME or DATASET@TIME+TIME, such as FD002:0.5@60s+30s")
+        };
         let (dataset, time) = text.split_once('@').ok_or_else(wrong)?;
+        let (dataset, share) = dataset.split_once(':').unwrap_or((dataset, "1"));
+        let share = share.parse().ok().filter(|share| (f64::MIN_POSITIVE..=1.0).contains(share)).ok_or_else(wrong)?;
         let (at, within) = time.split_once('+').unwrap_or((time, "0s"));
         if dataset.is_empty() || time.is_empty() {
             return Err(wrong());
         }
-        Ok(Self { dataset: dataset.to_owned(), at: super::duration(at)?, within: super::duration(within)? })
+        Ok(Self { dataset: dataset.to_owned(), share, at: super::duration(at)?, within: super::duration(within)? })
     }
 }
 
@@ -166,8 +172,9 @@ impl Traffic {
     /// Places change over one after the other within the time that the drift takes.
     fn is_drifted(&self, index: usize, at: Duration) -> bool {
         self.drift.as_ref().is_some_and(|(drift, _)| {
-            let share = index as f64 / self.slots.len().max(1) as f64;
-            at >= drift.at + drift.within.mul_f64(share)
+            let places = drift.share * self.slots.len() as f64;
+            let before = index as f64 / places;
+            before < 1.0 && at >= drift.at + drift.within.mul_f64(before)
         })
     }
 }
@@ -221,7 +228,7 @@ fn fleet(origin: &Origin, dataset: &str) -> Result<(Fleet, Vec<u32>), TrafficErr
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}s+{}s", self.dataset, self.at.as_secs_f64(), self.within.as_secs_f64())
+        write!(f, "{}:{}@{}s+{}s", self.dataset, self.share, self.at.as_secs_f64(), self.within.as_secs_f64())
     }
 }
 
@@ -265,6 +272,16 @@ mod tests {
         let mut traffic = traffic(Some("FD002@10s+10s"), 10);
         let mut share = |at: u64| (0..10).filter(|_| traffic.window(Duration::from_secs(at)).drifted).count();
         assert_eq!([share(0), share(9), share(15), share(20)], [0, 0, 6, 10]);
+    }
+
+    #[test]
+    fn a_share_of_the_places_changes_over_the_others_stay() {
+        let mut traffic = traffic(Some("FD002:0.3@10s"), 10);
+        let mut share = |at: u64| (0..10).filter(|_| traffic.window(Duration::from_secs(at)).drifted).count();
+        assert_eq!([share(9), share(10), share(99)], [0, 3, 3]);
+        for wrong in ["FD002:0@5s", "FD002:1.1@5s", "FD002:-1@5s", "FD002:NaN@5s", "FD002:@5s", ":1@5s"] {
+            assert!(wrong.parse::<Drift>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

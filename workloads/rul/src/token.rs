@@ -45,6 +45,11 @@ pub fn secret(what: &'static str, file: Option<&Path>, variable: &'static str) -
 }
 
 impl Token {
+    /// One that was just made up.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// From a file, else from RUL_TOKEN.
     ///
     /// # Errors

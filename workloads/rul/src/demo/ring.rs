@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::Client;
 
 use crate::drift::service::{Entry, Service};
+use crate::token::Token;
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -18,7 +19,7 @@ pub struct Follower {
 impl Follower {
     pub fn start(service: &str, token: &str, client: &Client) -> Self {
         let entries = Arc::new(Mutex::new(Vec::new()));
-        let mut ring = Service::new(service, Some(token.to_owned()), client);
+        let mut ring = Service::new(service, Some(Token::new(token)), client);
         let kept = Arc::clone(&entries);
         tokio::spawn(async move {
             loop {

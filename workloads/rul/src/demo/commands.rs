@@ -127,10 +127,10 @@ impl Commands<'_> {
     pub fn simulate(&self, service: &str) -> Vec<String> {
         let (share, at) = (self.data.new_share(), self.options.calm.as_secs_f64());
         line(
-            &["simulate", "--test-set", "--json"],
+            &["simulate", "--json"],
             &[
                 ("--url", service.to_owned()),
-                ("--data", text(&self.data.dir)),
+                ("--data", text(&self.data.traffic)),
                 ("--dataset", self.data.usual.name.clone()),
                 ("--drift", format!("{}:{share:.3}@{at}s", self.data.new.name)),
                 ("--engines", PLACES.to_string()),

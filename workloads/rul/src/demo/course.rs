@@ -98,9 +98,7 @@ pub async fn course(house: &mut House, options: &Options) -> Result<Findings, Er
     let data = Data::prepare(options, &house.dir.join("data"))?;
     let kind = if data.generated { "look-alike" } else { "given" };
     for set in [&data.usual, &data.new] {
-        let (train, test) = (set.train.engines.len(), set.test.fleet.engines.len());
-        house
-            .say(&format!("T0 {kind} {}: {train} engines to learn from, {test} held out ({})", set.name, set.held_out));
+        house.say(&format!("T0 {kind} {}", set.told()));
     }
     let commands = Commands { options, data: &data, dir: house.dir.clone() };
     let registry = commands.registry();
@@ -307,7 +305,11 @@ async fn live(house: &mut House, running: &Running, client: &Client, challenger:
 
 async fn all_clear_again(house: &mut House, running: &Running, challenger: &str) -> Result<Timestamp, Error> {
     let what = "the drift watch to say ok with the new version's own baseline";
-    let look = look(house, running, what, |look| look.is_ok_with(challenger)).await?;
+    let judged = |look: &Look| look.state == "drift" && look.version.as_deref() == Some(challenger);
+    let look = look(house, running, what, |look| look.is_ok_with(challenger) || judged(look)).await?;
+    if judged(&look) {
+        return Err(house.outcome(format!("version {challenger} drifts as well: {}", look.sentence)));
+    }
     house.say(&format!("T5 drift watch: ok. {} ({} records)", look.sentence, look.records));
     Ok(look.at)
 }

@@ -13,13 +13,19 @@ use super::error::Error;
 use super::options::Options;
 use crate::simulate::WINDOW;
 
-/// Where there is no test set, every so many-th engine is kept from training.
+/// Of given engines, every so many-th is kept from training.
 const HELD_OUT: usize = 4;
+
+/// Far from the seeds of the engines to learn from.
+const OTHER_ENGINES: u64 = 1_000_000;
 
 /// Both data sets, on disk.
 #[derive(Debug)]
 pub struct Data {
+    /// What training and comparison read.
     pub dir: PathBuf,
+    /// What the traffic reads.
+    pub traffic: PathBuf,
     pub generated: bool,
     pub usual: Set,
     pub new: Set,
@@ -30,13 +36,24 @@ pub struct Data {
 pub struct Set {
     pub name: String,
     pub train: Fleet,
-    /// What no model learns from: traffic and comparison come from here.
+    /// What models are compared on.
     pub test: TestSet,
     /// Where `test` is from, in words.
     pub held_out: &'static str,
+    /// Engines in service: no model learns from them, and they run to their failure. Those of a test set stop before it, so that
+    /// at equal age the healthier ones are left: to the drift watch that is a shift of the predictions.
+    pub traffic: Fleet,
 }
 
 impl Set {
+    /// What there is, in words.
+    pub fn told(&self) -> String {
+        let (train, test, traffic) =
+            (self.train.engines.len(), self.test.fleet.engines.len(), self.traffic.engines.len());
+        let (name, held_out) = (&self.name, self.held_out);
+        format!("{name}: {train} engines to learn from, {test} to compare on ({held_out}), {traffic} in service")
+    }
+
     /// Windows that training cuts.
     pub fn train_windows(&self) -> usize {
         self.train.engines.iter().map(|engine| (engine.rows.len() + 1).saturating_sub(WINDOW)).sum()
@@ -65,10 +82,12 @@ impl Data {
                 (generate(&options.dataset, options.engines, seed)?, generate(&options.new_dataset, more, seed + 1)?)
             }
         };
+        let traffic = dir.join("traffic");
+        std::fs::create_dir_all(&traffic).map_err(Error::io(traffic.display().to_string()))?;
         for set in [&usual, &new] {
-            write(dir, set)?;
+            write(dir, &traffic, set)?;
         }
-        Ok(Self { dir: dir.to_owned(), generated: options.data.is_none(), usual, new })
+        Ok(Self { dir: dir.to_owned(), traffic, generated: options.data.is_none(), usual, new })
     }
 
     /// The new engines' share of what the retraining learns from: so much of the traffic they will be.
@@ -94,34 +113,33 @@ fn generate(name: &str, engines: u32, seed: u64) -> Result<Set, Error> {
     };
     let generator = Generator::new(flavour);
     let (train, test) = (generator.train(engines, seed)?, generator.test(engines, seed)?);
-    Ok(Set { name: name.to_owned(), train, test, held_out: "generated test engines" })
+    let traffic = generator.train(engines, seed + OTHER_ENGINES)?;
+    Ok(Set { name: name.to_owned(), train, test, held_out: "generated test engines", traffic })
 }
 
 fn read(dir: &Path, name: &str) -> Result<Set, Error> {
-    let train = Text::find(dir, &format!("train_{name}"))?.fleet()?;
-    let name = name.to_owned();
-    match TestSet::read(dir, &name) {
-        Ok(test) => Ok(Set { name, train, test, held_out: "the official test engines" }),
+    let (train, traffic) = hold_out(Text::find(dir, &format!("train_{name}"))?.fleet()?);
+    let (test, held_out) = match TestSet::read(dir, name) {
+        Ok(test) => (test, "the official test engines"),
         Err(cmapss::Error::Missing { .. }) => {
-            let (train, test) = hold_out(train)?;
-            Ok(Set { name, train, test, held_out: "every fourth training engine, kept from training" })
+            let lives = vec![0; traffic.engines.len()];
+            (TestSet::new(traffic.clone(), lives)?, "every fourth training engine, kept from training")
         }
-        Err(error) => Err(error.into()),
-    }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Set { name: name.to_owned(), train, test, held_out, traffic })
 }
 
 /// Whole engines: neighbouring cycles of one engine in both parts would make every model look good.
-fn hold_out(fleet: Fleet) -> Result<(Fleet, TestSet), Error> {
+fn hold_out(fleet: Fleet) -> (Fleet, Fleet) {
     let indexed = fleet.engines.into_iter().enumerate();
     let (held, kept): (Vec<_>, Vec<_>) = indexed.partition(|(index, _)| index % HELD_OUT == HELD_OUT - 1);
-    let plain = |engines: Vec<(usize, Engine)>| engines.into_iter().map(|(_, engine)| engine).collect::<Vec<_>>();
-    let held = plain(held);
-    let lives = vec![0; held.len()];
-    Ok((Fleet { engines: plain(kept) }, TestSet::new(Fleet { engines: held }, lives)?))
+    let plain = |engines: Vec<(usize, Engine)>| Fleet { engines: engines.into_iter().map(|(_, e)| e).collect() };
+    (plain(kept), plain(held))
 }
 
-fn write(dir: &Path, set: &Set) -> Result<(), Error> {
-    let save = |name: String, fill: &dyn Fn(&mut BufWriter<File>) -> std::io::Result<()>| {
+fn write(dir: &Path, traffic: &Path, set: &Set) -> Result<(), Error> {
+    let save = |dir: &Path, name: String, fill: &dyn Fn(&mut BufWriter<File>) -> std::io::Result<()>| {
         let path = dir.join(&name);
         let result = File::create(&path).map(BufWriter::new).and_then(|mut file| {
             fill(&mut file)?;
@@ -129,9 +147,10 @@ fn write(dir: &Path, set: &Set) -> Result<(), Error> {
         });
         result.map_err(Error::io(path.display().to_string()))
     };
-    save(format!("train_{}.txt", set.name), &|file| write_fleet(file, &set.train))?;
-    save(format!("test_{}.txt", set.name), &|file| write_fleet(file, &set.test.fleet))?;
-    save(format!("RUL_{}.txt", set.name), &|file| write_rul(file, &set.test.rul))
+    save(dir, format!("train_{}.txt", set.name), &|file| write_fleet(file, &set.train))?;
+    save(dir, format!("test_{}.txt", set.name), &|file| write_fleet(file, &set.test.fleet))?;
+    save(dir, format!("RUL_{}.txt", set.name), &|file| write_rul(file, &set.test.rul))?;
+    save(traffic, format!("train_{}.txt", set.name), &|file| write_fleet(file, &set.traffic))
 }
 
 #[cfg(test)]
@@ -142,18 +161,18 @@ mod tests {
     #[test]
     fn engines_without_a_test_set_are_split_whole() {
         let fleet = Generator::new(Flavour::Fd001).train(21, 5).unwrap();
-        let (train, test) = hold_out(fleet).unwrap();
-        assert_eq!((train.engines.len(), test.fleet.engines.len()), (16, 5));
-        assert!(train.engines.iter().all(|kept| test.fleet.engines.iter().all(|held| held.id != kept.id)));
+        let (train, held) = hold_out(fleet);
+        assert_eq!((train.engines.len(), held.engines.len()), (16, 5));
+        assert!(train.engines.iter().all(|kept| held.engines.iter().all(|held| held.id != kept.id)));
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let set = generate("FD002", 20, 3).unwrap();
-        write(dir.path(), &set).unwrap();
-        let again = read(dir.path(), "FD002").unwrap();
-        assert_eq!((again.train.row_count(), &again.test.rul), (set.train.row_count(), &set.test.rul));
+        write(dir.path(), dir.path(), &set).unwrap();
+        let again = TestSet::read(dir.path(), "FD002").unwrap();
+        assert_eq!((again.fleet.row_count(), &again.rul), (set.test.fleet.row_count(), &set.test.rul));
         assert!(generate("FD004", 20, 3).unwrap_err().to_string().contains("--data"));
     }
 }

@@ -122,10 +122,7 @@ impl Traffic {
             drift.map(|drift| Ok::<_, TrafficError>((drift.clone(), lives(origin, &drift.dataset)?))).transpose()?;
         let mut traffic = Self { fleet, drift, slots: Vec::new(), next: 0, rng: Rng::new(origin.seed) };
         for _ in 0..engines.max(1) {
-            let mut slot = traffic.enter(0, false);
-            // A fleet in service has engines of every age.
-            let length = traffic.life(&slot).rows.len();
-            slot.cycle += traffic.rng.below(length + 1 - WINDOW);
+            let slot = traffic.enter_midway(0, false);
             traffic.slots.push(slot);
         }
         Ok(traffic)
@@ -137,7 +134,9 @@ impl Traffic {
         self.next = (self.next + 1) % self.slots.len();
         let drifted = self.is_drifted(index, at);
         let mut slot = self.slots[index];
-        if slot.cycle > self.life(&slot).rows.len() || slot.drifted != drifted {
+        if slot.drifted != drifted {
+            slot = self.enter_midway(slot.generation + 1, drifted);
+        } else if slot.cycle > self.life(&slot).rows.len() {
             slot = self.enter(slot.generation + 1, drifted);
         }
         let life = self.life(&slot);
@@ -167,6 +166,14 @@ impl Traffic {
             _ => &self.fleet,
         };
         Slot { drifted, life: self.rng.below(from.len()), cycle: WINDOW, generation }
+    }
+
+    /// An engine of another fleet: a fleet in service has engines of every age.
+    fn enter_midway(&mut self, generation: u32, drifted: bool) -> Slot {
+        let mut slot = self.enter(generation, drifted);
+        let length = self.life(&slot).rows.len();
+        slot.cycle += self.rng.below(length + 1 - WINDOW);
+        slot
     }
 
     /// Places change over one after the other within the time that the drift takes.

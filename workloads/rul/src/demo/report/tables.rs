@@ -184,10 +184,6 @@ fn words(command: &str) -> String {
 pub fn facts(story: &Story<'_>) -> String {
     let (found, incident) = (story.found, story.incident);
     let data = &found.data;
-    let engines = |set: &crate::demo::data::Set| {
-        let (train, test) = (set.train.engines.len(), set.test.fleet.engines.len());
-        format!("{}: {train} engines to learn from, {test} held out ({})", set.name, set.held_out)
-    };
     let hash = |version: &str, model: &Model| format!("version {version}, <code>{}</code>", escape(model.sha256()));
     let metrics = |model: &Model| {
         let metrics = model.artifact.metrics.as_ref()?;
@@ -196,7 +192,7 @@ pub fn facts(story: &Story<'_>) -> String {
     let with = |text: String, model: &Model| metrics(model).map_or(text.clone(), |m| format!("{text}, {m}"));
     let latency = |name: &str| rounded(&found.traffic["latency_ms"][name]);
     let facts = [
-        ("Data", format!("{}; {}", escape(&engines(&data.usual)), escape(&engines(&data.new)))),
+        ("Data", format!("{}; {}", escape(&data.usual.told()), escape(&data.new.told()))),
         (
             "Held-out files",
             format!("SHA-256 <code>{}</code>", escape(found.decision["data_sha256"].as_str().unwrap_or("?"))),

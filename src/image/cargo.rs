@@ -88,7 +88,7 @@ impl CargoBinary {
             .args(argv)
             .current_dir(root)
             .env("CARGO_TARGET_DIR", &target)
-            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root))
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags())
             .env_remove("RUSTFLAGS")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -110,10 +110,10 @@ impl CargoBinary {
     }
 }
 
-/// Static linking, and no path of this machine in the program: another checkout gives the same bytes.
-fn rustflags(root: &Path) -> String {
-    let mut flags =
-        vec!["-Ctarget-feature=+crt-static".to_owned(), format!("--remap-path-prefix={}=/src", root.display())];
+/// Static linking, and no path of this machine in the program: another checkout gives the same bytes. Cargo names files of the
+/// workspace relative to it; its folder must not be in the flags, or another checkout compiles every dependency again.
+fn rustflags() -> String {
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     if let Some(home) = cargo_home {

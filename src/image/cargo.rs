@@ -38,13 +38,22 @@ impl CargoBinary {
     /// # Errors
     /// When the workspace has no such package or a manifest cannot be read.
     pub fn add_inputs(&self, inputs: &mut Inputs, root: &Path) -> Result<()> {
-        let workspace = read_manifest(root)?;
         inputs.add("cargo", format!("{}/{}", self.package, self.bin));
         for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"] {
             if root.join(name).exists() {
                 inputs.add_tree(name, &root.join(name))?;
             }
         }
+        for folder in self.folders(root)? {
+            let name = folder.strip_prefix(root).unwrap_or(&folder);
+            inputs.add_tree(&name.to_string_lossy(), &folder)?;
+        }
+        Ok(())
+    }
+
+    /// The package's folder and those of its dependencies that are in the workspace.
+    fn folders(&self, root: &Path) -> Result<BTreeSet<PathBuf>> {
+        let workspace = read_manifest(root)?;
         let members = members(root, &workspace)?;
         let package = members.get(&self.package).ok_or_else(|| {
             let hint = did_you_mean(&self.package, members.keys().map(String::as_str));
@@ -55,9 +64,26 @@ impl CargoBinary {
                 hint.map(|hint| format!("; {hint}")).unwrap_or_default()
             )
         })?;
-        for folder in closure(root, &workspace, package)? {
-            let name = folder.strip_prefix(root).unwrap_or(&folder);
-            inputs.add_tree(&name.to_string_lossy(), &folder)?;
+        closure(root, &workspace, package)
+    }
+
+    /// Forgets what was compiled of the workspace. Cargo tells sources of the same package in two checkouts apart by their times
+    /// only, and would take what it compiled of newer files in the other one.
+    fn forget(&self, root: &Path, target: &Path, triple: &str) -> Result<()> {
+        let mut clean = Command::new("cargo");
+        clean.args(["clean", "--quiet", "--release", "--target", triple]).current_dir(root);
+        for folder in self.folders(root)? {
+            if let Some(name) = package_name(&read_manifest(&folder)?) {
+                clean.args(["--package", name]);
+            }
+        }
+        let output = clean.env("CARGO_TARGET_DIR", target).output().context("starting cargo; is Rust installed?")?;
+        if !output.status.success() {
+            bail!(
+                "`cargo clean` in {} failed:\n{}",
+                root.display(),
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            );
         }
         Ok(())
     }
@@ -70,6 +96,7 @@ impl CargoBinary {
         // Which C library is in the triple's name matters less than that it is linked statically: the image has none.
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let target = store.root().join("cargo");
+        self.forget(root, &target, &triple)?;
         let argv = [
             "build",
             "--release",
@@ -128,6 +155,10 @@ fn read_manifest(folder: &Path) -> Result<Table> {
     text.parse().with_context(|| format!("reading {}", path.display()))
 }
 
+fn package_name(manifest: &Table) -> Option<&str> {
+    manifest.get("package")?.get("name")?.as_str()
+}
+
 /// Folder of every package of the workspace by its name.
 fn members(root: &Path, workspace: &Table) -> Result<BTreeMap<String, PathBuf>> {
     let list = workspace.get("workspace").and_then(|workspace| workspace.get("members")).and_then(Value::as_array);
@@ -149,8 +180,7 @@ fn members(root: &Path, workspace: &Table) -> Result<BTreeMap<String, PathBuf>> 
     let mut members = BTreeMap::new();
     for folder in folders {
         let manifest = read_manifest(&folder)?;
-        let name = manifest.get("package").and_then(|package| package.get("name"));
-        if let Some(name) = name.and_then(Value::as_str) {
+        if let Some(name) = package_name(&manifest) {
             members.insert(name.to_owned(), fs::canonicalize(&folder)?);
         }
     }
@@ -245,6 +275,37 @@ mod tests {
             fs::write(root.join(path), old).unwrap();
         }
         assert_eq!(key(&root), before);
+    }
+
+    #[test]
+    fn checkouts_share_a_cache_and_never_a_program() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::at(cache.path().to_owned()).unwrap();
+        let binary = CargoBinary::parse("app/app").unwrap();
+        let build = |says: &str, age: u64| {
+            let dir = tempfile::tempdir().unwrap();
+            let root = fs::canonicalize(dir.path()).unwrap();
+            fs::create_dir_all(root.join("app/src")).unwrap();
+            fs::write(root.join("Cargo.toml"), "[workspace]\nmembers = ['app']\nresolver = '3'\n").unwrap();
+            fs::write(root.join("Cargo.lock"), "version = 4\n\n[[package]]\nname = \"app\"\nversion = \"0.0.0\"\n")
+                .unwrap();
+            fs::write(root.join("app/Cargo.toml"), "[package]\nname = 'app'\nedition = '2024'\n").unwrap();
+            let main = root.join("app/src/main.rs");
+            fs::write(
+                &main,
+                format!("fn main() {{ println!({says:?}); if std::env::args().len() > 9 {{ panic!() }} }}"),
+            )
+            .unwrap();
+            let written = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+            fs::File::open(&main).unwrap().set_modified(written).unwrap();
+            let program = binary.build(&root, &store, &|_| {}).unwrap();
+            let said = Command::new(&program).output().unwrap().stdout;
+            assert_eq!(String::from_utf8(said).unwrap().trim(), says);
+            fs::read(program).unwrap()
+        };
+        let first = build("one", 0);
+        build("two", 3600);
+        assert!(build("one", 7200) == first, "another folder gave other bytes");
     }
 
     #[test]

@@ -210,8 +210,11 @@ impl Recorder {
         if row.len() != self.features.len() {
             return Err(InputsError::RowLength { got: row.len(), expected: self.features.len() });
         }
+        // The service takes numbers as single precision and tells them in the fewest digits, so 21.61 comes back as another double
+        // than the one that the model got: by little, but a sensor that hardly moves is normalised by a large factor.
+        let row: Vec<f64> = row.iter().map(|&value| f64::from(value as f32)).collect();
         let mut settings = [0.0; SETTINGS];
-        for (column, &value) in self.features.columns().iter().zip(row) {
+        for (column, &value) in self.features.columns().iter().zip(&row) {
             if let Some(setting) = settings.get_mut(column.index()) {
                 *setting = value;
             }
@@ -230,8 +233,7 @@ impl Recorder {
     /// # Errors
     /// As [`Self::record`].
     pub fn of_row(&self, row: &Row, engine: u64, prediction: f64) -> Result<Record, InputsError> {
-        // The service takes numbers as single precision; so does the baseline.
-        let raw: Vec<f64> = self.features.columns().iter().map(|&c| f64::from(row.get(c) as f32)).collect();
+        let raw: Vec<f64> = self.features.columns().iter().map(|&c| row.get(c)).collect();
         self.record(&raw, Some(engine), Some(row.cycle), prediction)
     }
 
@@ -293,6 +295,20 @@ mod tests {
         }
         for (n, sum) in by_regime {
             assert!(n > 30.0 && f64::abs(sum / n) < 1e-3, "{sum} of {n}");
+        }
+    }
+
+    #[test]
+    fn a_row_told_by_the_service_is_the_row_of_the_baseline() {
+        let (recorder, features) = (recorder(Flavour::Fd001), FeatureSet::served());
+        for row in fleet(Flavour::Fd001).rows() {
+            let sent: Vec<f32> = features.columns().iter().map(|&c| row.get(c) as f32).collect();
+            let widened: Vec<f64> = sent.iter().map(|&v| f64::from(v)).collect();
+            let told: Vec<f64> = serde_json::from_str(&serde_json::to_string(&sent).unwrap()).unwrap();
+            let trained = recorder.of_row(row, 1, 50.0).unwrap();
+            for raw in [widened, told] {
+                assert_eq!(recorder.record(&raw, Some(1), Some(row.cycle), 50.0).unwrap(), trained);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 const HOST: &str = "e2e-offline";
-const STAGES: &str = "system,k3s,images,postgres,inference";
+const STAGES: &str = "system,k3s,tools,images,minio,postgres,mlflow,inference";
 
 /// Two controllers with the same project: one that has a network and the user's cache, and one that has neither.
 struct World {
@@ -277,9 +277,9 @@ fn what_the_bundle_lacks_is_named(world: &World, file: &Path) {
         }
     };
     refused(
-        "download: { artifact: helm, path: /tmp/helm }",
+        "download: { artifact: helm3, path: /tmp/helm }",
         2,
-        &["stages/extra.yml:4:5", "artifact helm", "is not in the bundle", "bundle create"],
+        &["stages/extra.yml:4:5", "artifact helm3", "is not in the bundle", "bundle create"],
     );
     std::fs::create_dir_all(world.path("project/templates/extra")).unwrap();
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: a, namespace: default }\nspec:\n  initContainers: [{ name: i, image: 'ghcr.io/a/b:1' }]\n  containers: [{ name: c, image: '{{ image.rul }}', args: ['--image=busybox:1.99'] }]\n";

@@ -219,6 +219,7 @@ fn mlflow_keeps_what_it_is_given() {
     pages_render(&tunnel);
     drop(tunnel);
     a_new_key_restarts_who_reads_it_and_nobody_else(&world);
+    three_changes_are_named_and_nothing_else_restarts(&world);
     basic_auth_asks_for_a_password(&world);
     world.expect(0, &["sandbox", "down", HOST]);
 }
@@ -326,17 +327,53 @@ fn losses_heal_and_nothing_is_lost(world: &World) {
     assert_eq!(lines.last().unwrap()["change"], 0);
 }
 
-fn a_new_key_restarts_who_reads_it_and_nobody_else(world: &World) {
-    let pods = || {
-        let uid = "kubectl get pods -n mlops --field-selector=status.phase=Running -o \
-                   jsonpath='{range .items[*]}{.metadata.labels.app} {.metadata.uid}{\"\\n\"}{end}'";
-        world.shell(uid).lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let before = pods();
-    let mut set = world.command(&["secret", "set", "minio.mlflow_secret_key"]);
-    let mut set = set.stdin(Stdio::piped()).spawn().unwrap();
-    set.stdin.take().unwrap().write_all(b"another-key-of-mlflow-0123456789").unwrap();
+/// Running pods: label `app` and identity.
+fn pods(world: &World) -> Vec<String> {
+    let uid = "kubectl get pods -n mlops --field-selector=status.phase=Running -o \
+               jsonpath='{range .items[*]}{.metadata.labels.app} {.metadata.uid}{\"\\n\"}{end}'";
+    world.shell(uid).lines().map(str::to_owned).collect()
+}
+
+fn set_secret(world: &World, key: &str, value: &str) {
+    let mut set = world.command(&["secret", "set", key]).stdin(Stdio::piped()).spawn().unwrap();
+    set.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
     assert!(set.wait().unwrap().success());
+}
+
+/// A bucket's versioning, a role's password, an image's file.
+fn three_changes_are_named_and_nothing_else_restarts(world: &World) {
+    let edit = |name: &str, from: &str, to: &str| {
+        let path = world.folder.path().join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{name} has no {from}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    let before = pods(world);
+    edit("stages/minio.yml", "buckets.mlflow }}\" }", "buckets.mlflow }}\", versioning: true }");
+    set_secret(world, "postgres.kfp_password", "another-password-of-kfp-0123456789");
+    edit("sandbox/images/mc/image.yml", "MC_UPDATE: \"off\"", "MC_UPDATE: \"off\"\n  MC_NO_COLOR: \"1\"");
+    let arguments = ["--only", STAGES, "--set", "mlflow.expose=true"];
+    let expected = [
+        "images/image mc",
+        "minio/bucket mlops/minio/thesis-mlflow",
+        "postgres/manifest postgres/backup.yml",
+        "postgres/postgres_database mlops/postgres/kfp",
+    ];
+    let planned = world.json(3, &[&["plan"], &arguments[..]].concat());
+    let differing = planned.iter().filter(|line| line["action"] != "none").cloned().map(|mut line| {
+        line["action"] = Value::from("differs");
+        line
+    });
+    assert_eq!(named(&differing.collect::<Vec<_>>(), "action", "differs"), expected);
+    let done = world.json(0, &[&["up"], &arguments[..]].concat());
+    assert_eq!(named(&done, "result", "changed"), expected);
+    assert_eq!(pods(world), before, "something restarted");
+    world.expect(0, &[&["plan"], &arguments[..]].concat());
+}
+
+fn a_new_key_restarts_who_reads_it_and_nobody_else(world: &World) {
+    let before = pods(world);
+    set_secret(world, "minio.mlflow_secret_key", "another-key-of-mlflow-0123456789");
     let arguments = ["--only", STAGES, "--set", "mlflow.expose=true"];
     let expected = [
         "minio/minio_user mlops/minio/mlflow",
@@ -347,7 +384,7 @@ fn a_new_key_restarts_who_reads_it_and_nobody_else(world: &World) {
     assert_eq!(named(&planned, "action", "change"), expected);
     let done = world.json(0, &[&["up"], &arguments[..]].concat());
     assert_eq!(named(&done, "result", "changed"), expected);
-    let after = pods();
+    let after = pods(world);
     for app in ["postgres", "minio", "mlflow"] {
         let of = |pods: &[String]| pods.iter().filter(|pod| pod.starts_with(app)).cloned().collect::<Vec<_>>();
         assert_eq!(of(&before) == of(&after), app != "mlflow", "{app}: {before:?} {after:?}");

@@ -13,7 +13,13 @@ use super::seed::Limits;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Address of the prediction service; several, separated by commas, where it has several pods.
-    #[arg(long, env = "RUL_SERVICE_URL", default_value = "http://localhost:8000", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "RUL_SERVICE_URL",
+        hide_env_values = true,
+        default_value = "http://localhost:8000",
+        value_delimiter = ','
+    )]
     pub service: Vec<String>,
     /// Name of the service in the alert.
     #[arg(long, env = "RUL_SERVICE_NAME", default_value = "fastapi")]
@@ -25,16 +31,16 @@ pub struct Options {
     #[arg(long, env = "BASELINE_PATH")]
     pub baseline: Option<PathBuf>,
     /// Registry that has the served version's own baseline: asked when --baseline is not named or belongs to another model.
-    #[arg(long, env = "MLFLOW_TRACKING_URI")]
+    #[arg(long, env = "MLFLOW_TRACKING_URI", hide_env_values = true)]
     pub registry: Option<String>,
     /// Prometheus: counts of the window when /v1/recent is closed, and the numbers of --seed-compat.
-    #[arg(long, env = "PROMETHEUS_URL")]
+    #[arg(long, env = "PROMETHEUS_URL", hide_env_values = true)]
     pub prometheus: Option<String>,
     /// Pushgateway to push the gauges to.
-    #[arg(long, env = "PUSHGATEWAY_URL")]
+    #[arg(long, env = "PUSHGATEWAY_URL", hide_env_values = true)]
     pub pushgateway: Option<String>,
     /// Alertmanager to raise the alert at; several members, separated by commas.
-    #[arg(long, env = "ALERTMANAGER_URL")]
+    #[arg(long, env = "ALERTMANAGER_URL", hide_env_values = true)]
     pub alertmanager: Option<String>,
     /// Name of the model in the registry and in the alert.
     #[arg(long, env = "MODEL_NAME", default_value = "cmapss-rul")]

@@ -21,7 +21,7 @@ pub use traffic::{Drift, Origin, Traffic, TrafficError, WINDOW};
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Where the service is.
-    #[arg(long, env = "RUL_URL", default_value = "http://127.0.0.1:8000")]
+    #[arg(long, env = "RUL_URL", hide_env_values = true, default_value = "http://127.0.0.1:8000")]
     pub url: String,
     /// Directory with C-MAPSS files (train_FD001.txt, plain or .gz); without it engines are generated.
     #[arg(long, env = "CMAPSS_DIR")]

@@ -46,7 +46,7 @@ pub struct Options {
     #[arg(long)]
     pub no_token: bool,
     /// Start a run of a Kubeflow pipeline: address of its API, as ml-pipeline.kubeflow:8888.
-    #[arg(long, env = "KFP_HOST", group = "starter", requires = "pipeline")]
+    #[arg(long, env = "KFP_HOST", hide_env_values = true, group = "starter", requires = "pipeline")]
     pub kfp: Option<String>,
     /// Name of the pipeline; its newest version runs.
     #[arg(long, env = "PIPELINE_NAME")]

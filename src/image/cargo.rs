@@ -71,7 +71,7 @@ impl CargoBinary {
     /// only, and would take what it compiled of newer files in the other one.
     fn forget(&self, root: &Path, target: &Path, triple: &str) -> Result<()> {
         let mut clean = Command::new("cargo");
-        clean.args(["clean", "--quiet", "--release", "--target", triple]).current_dir(root);
+        clean.args(["clean", "--quiet", "--locked", "--release", "--target", triple]).current_dir(root);
         for folder in self.folders(root)? {
             if let Some(name) = package_name(&read_manifest(&folder)?) {
                 clean.args(["--package", name]);

@@ -24,11 +24,12 @@ use crate::cluster::postgres::{Access, ServiceName, Session, quote_text, sql_err
 use crate::cluster::s3;
 use crate::host::ReadHost;
 
-/// How long making and looking may take. Together with cleaning up less than what ends every probe.
-const WORK: Duration = Duration::from_secs(9);
+/// How long making and looking may take: some dozen requests, of a Python server that may have just started on a busy machine.
+/// Together with cleaning up less than what ends every probe.
+const WORK: Duration = Duration::from_secs(20);
 
 /// How long cleaning up may take.
-const CLEANUP: Duration = Duration::from_secs(4);
+const CLEANUP: Duration = Duration::from_secs(7);
 
 /// What the names of our experiments and models begin with.
 const PREFIX: &str = "provision-check-";

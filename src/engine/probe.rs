@@ -10,7 +10,7 @@ use crate::checks::Verdict;
 use crate::host::ReadHost;
 
 /// A probe that takes longer is a failed one: a promise that answers too late is broken.
-const PROBE_DEADLINE: Duration = Duration::from_secs(15);
+const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs all checks side by side and reports them in the order of the stages.
 pub async fn probe(program: &Program, host: &dyn ReadHost, emit: &(dyn Fn(Event) + Send + Sync)) -> Summary {

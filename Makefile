@@ -27,7 +27,7 @@ lint: deps ## Formatting and clippy
 test: deps ## Everything that proves the promises
 	scripts/test
 
-test-long: deps ## Fuzz targets, a minute each
+test-long: deps ## Fuzz targets, a minute each, and a host from a bundle
 	scripts/test-long
 
 bench: build ## Side-by-side benchmarks

@@ -239,7 +239,10 @@ fn isolation(address: Ipv4Addr) -> Vec<Rule> {
     let rule = |chain, spec| Rule { table: "filter", verb: "-I", chain, spec };
     vec![
         rule("FORWARD", spec(&["-s", &source], "DROP")),
-        rule("INPUT", spec(&["-s", &source, "-i", BRIDGE, "-m", "conntrack", "--ctstate", "NEW"], "DROP")),
+        rule(
+            "INPUT",
+            spec(&["-s", &source, "-i", BRIDGE, "-m", "conntrack", "!", "--ctstate", "ESTABLISHED,RELATED"], "DROP"),
+        ),
     ]
 }
 

@@ -11,6 +11,7 @@ use tower::ServiceExt;
 
 use super::routes::router;
 use super::service::{Service, Settings};
+use crate::token::Token;
 
 const PATHS: [&str; 4] = [
     "/predict",
@@ -33,7 +34,7 @@ pub fn service() -> Arc<Service> {
         concurrency: 1024,
         request_timeout: std::time::Duration::from_secs(10),
         recent: 16,
-        token: Some("t".into()),
+        token: Some(Token::new("t")),
         webhook_secret: None,
     };
     Arc::new(Service::new(settings, None, None))

@@ -15,6 +15,7 @@ use super::compare::{Found, ObjectState, changed_fields};
 use super::error::{Error, Result};
 use super::object::ObjectRef;
 use super::read::{Reader, built};
+use super::readiness::failed_job;
 use super::{Writer, owned};
 use crate::host::WriteHost;
 
@@ -117,17 +118,19 @@ impl Reader {
 
 impl Writer {
     /// Applies one object (server-side apply as `provision`, strict field validation). An object of the same name that is
-    /// being deleted is waited for. Returns what the server stored.
+    /// being deleted is waited for; a Job that failed makes room first. Returns what the server stored.
     ///
     /// # Errors
     /// When the server does not answer or refuses; a conflict names the other manager, the fields and the way out.
     pub async fn apply(&self, host: &dyn WriteHost, desired: &Value, takeover: Takeover) -> Result<Value> {
         let reference = reference_of(desired)?;
         self.wait_served(host, &reference).await?;
-        if let Some(live) = self.reader().get(&reference).await?
-            && live.pointer("/metadata/deletionTimestamp").is_some()
-        {
-            self.wait_gone(host, &reference).await?;
+        if let Some(live) = self.reader().get(&reference).await? {
+            if live.pointer("/metadata/deletionTimestamp").is_some() {
+                self.wait_gone(host, &reference).await?;
+            } else if failed_job(&live).is_some() {
+                self.delete(host, &reference).await?;
+            }
         }
         let stored = self.reader().apply_as(desired, takeover, false).await?;
         self.reader().note_applied(&reference, desired).await;

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::object::ObjectRef;
+use super::readiness::failed_job;
 use crate::diff::{Action, Diff, unified};
 
 /// An object as it is, and as it would be after applying.
@@ -45,7 +46,10 @@ pub fn diff_of(states: &[ObjectState]) -> Diff {
                 diff.push(field, "delete (no longer in the manifest)");
             }
             Found::Present { live, predicted } => {
-                let lines = changed_fields(live, predicted);
+                let mut lines = changed_fields(live, predicted);
+                if let Some(reason) = failed_job(live) {
+                    lines.push(format!("failed ({reason}): is run again"));
+                }
                 if !lines.is_empty() {
                     changed = true;
                     diff.push(field, lines.join("\n"));
@@ -299,5 +303,24 @@ mod tests {
         assert_eq!(mixed.action, Some(Action::Change));
         assert_eq!(mixed.changes[0].field, "ConfigMap mlops/a");
         assert_eq!(mixed.changes[1].detail, "data.a: 1 -> 2");
+    }
+
+    #[test]
+    fn a_job_that_failed_is_a_difference_and_one_that_runs_is_none() {
+        let of = |kind: &str, condition: &str, status: &str| {
+            let live = json!({"apiVersion": "batch/v1", "kind": kind, "metadata": {}, "status": {"conditions": [
+                {"type": condition, "status": status, "reason": "BackoffLimitExceeded", "message": "too often"}]}});
+            let reference = ObjectRef::new("batch/v1", kind, Some("mlops"), "migrate");
+            let found = Found::Present { live: live.clone(), predicted: live };
+            diff_of(&[ObjectState { reference, found }])
+                .changes
+                .into_iter()
+                .map(|change| change.detail)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("Job", "Failed", "True"), ["failed (too often): is run again"]);
+        assert!(of("Job", "Failed", "False").is_empty());
+        assert!(of("Job", "Complete", "True").is_empty());
+        assert!(of("Pod", "Failed", "True").is_empty());
     }
 }

@@ -32,7 +32,7 @@ pub use exec::Executed;
 pub use object::{ObjectRef, parse_manifest};
 pub use owned::{MANAGED_BY_LABEL, MANIFEST_LABEL, Owned, label_value};
 pub use read::{Reader, ServiceAddress};
-pub use readiness::{Readiness, condition, condition_status, readiness};
+pub use readiness::{Readiness, condition, condition_status, failed_job, readiness};
 pub use rollout::{Rollout, Trouble};
 pub use wait::NotReady;
 

@@ -228,14 +228,18 @@ fn pod(object: &Value) -> Readiness {
     }
 }
 
+/// Why a Job has ended without having done its work, in the words of its controller. It never starts again by itself.
+pub fn failed_job(object: &Value) -> Option<String> {
+    let failed = condition(object, "Failed").filter(|_| object.get("kind").and_then(Value::as_str) == Some("Job"))?;
+    (failed.get("status").and_then(Value::as_str) == Some("True")).then(|| words(failed))
+}
+
 fn job(object: &Value) -> Readiness {
     if is_true(object, "Complete") {
         return Ready;
     }
-    if let Some(failed) = condition(object, "Failed")
-        && failed.get("status").and_then(Value::as_str) == Some("True")
-    {
-        return Failed(format!("the Job failed: {}", words(failed)));
+    if let Some(reason) = failed_job(object) {
+        return Failed(format!("the Job failed: {reason}"));
     }
     if is_true(object, "Suspended") || object.pointer("/spec/suspend") == Some(&Value::Bool(true)) {
         return Failed("the Job is suspended (`spec.suspend`)".into());

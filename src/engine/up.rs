@@ -225,7 +225,10 @@ impl Run<'_> {
         let work = async {
             let diff = match self.known(resource.as_ref()).await? {
                 Planned::Change(diff) => diff,
-                Planned::InSync | Planned::Pending(_) => return Ok(Diff::none()),
+                Planned::InSync | Planned::Pending(_) => {
+                    resource.settle(self.host.as_ref()).await?;
+                    return Ok(Diff::none());
+                }
             };
             self.ledger.intent(&stage.name, &step.title(), &diff)?;
             resource.apply(self.host.as_ref(), &diff).await?;

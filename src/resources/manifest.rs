@@ -128,6 +128,13 @@ impl Manifest {
         objects.sort_by_key(|object| ObjectRef::of(object).map_or(2, |reference| apply::rank(&reference)));
         Ok(objects)
     }
+
+    async fn wait_for(&self, host: &dyn WriteHost, writer: &cluster::Writer, objects: &[ObjectRef]) -> Result<()> {
+        if self.wait > 0 {
+            writer.wait_ready(host, objects, Duration::from_secs(self.wait)).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Puts `namespace` on an object that names none and whose kind lives in namespaces.
@@ -234,11 +241,15 @@ impl Resource for Manifest {
                 }
             }
         }
-        if self.wait > 0 {
-            // All of them, also those that did not change: a changed ConfigMap is only done when its Deployment still runs.
-            writer.wait_ready(host, &references, Duration::from_secs(self.wait)).await?;
-        }
-        Ok(())
+        // All of them, also those that did not change: a changed ConfigMap is only done when its Deployment still runs.
+        self.wait_for(host, &writer, &references).await
+    }
+
+    async fn settle(&self, host: &dyn WriteHost) -> Result<()> {
+        let writer = host.cluster_mut().await?;
+        let objects = self.placed_objects(writer.reader()).await?;
+        let references: Vec<ObjectRef> = objects.iter().map(ObjectRef::of).collect::<Result<_, _>>()?;
+        self.wait_for(host, &writer, &references).await
     }
 }
 

@@ -155,6 +155,16 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// # Errors
     /// Why it could not be done.
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()>;
+
+    /// Waits until what is as it must be also works, changing nothing. `up` calls it where there is nothing to apply: a
+    /// wait that failed, or was cut off, in an earlier run must not count as passed.
+    ///
+    /// # Errors
+    /// What does not become ready, and why.
+    async fn settle(&self, host: &dyn WriteHost) -> Result<()> {
+        let _ = host;
+        Ok(())
+    }
 }
 
 /// What is to be done about one resource now.
@@ -181,6 +191,8 @@ pub trait AnyResource: Send + Sync {
     async fn plan(&self, host: &dyn ReadHost) -> Result<Planned>;
     /// See [`Resource::apply`].
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()>;
+    /// See [`Resource::settle`].
+    async fn settle(&self, host: &dyn WriteHost) -> Result<()>;
     /// The spec, as it is sent to the agent.
     fn spec(&self) -> Result<serde_json::Value>;
 }
@@ -215,6 +227,10 @@ impl<R: Resource> AnyResource for R {
 
     async fn apply(&self, host: &dyn WriteHost, diff: &Diff) -> Result<()> {
         Resource::apply(self, host, diff).await
+    }
+
+    async fn settle(&self, host: &dyn WriteHost) -> Result<()> {
+        Resource::settle(self, host).await
     }
 
     fn spec(&self) -> Result<serde_json::Value> {

@@ -311,8 +311,45 @@ async fn what_cannot_start_ends_the_wait_at_once() {
         "{:?}",
         place.host.progress_texts()
     );
-    // It exists and matches: what is not ready is for the checks to say.
+    // It exists and matches, so there is nothing to change; that it never became ready is not forgotten.
     assert_eq!(hopeless.plan(&place.host).await.unwrap(), Planned::InSync);
+    let error = format!("{:#}", Resource::settle(&hopeless, &place.host).await.unwrap_err());
+    assert!(error.contains("cannot become ready"), "{error}");
+    let patient = manifest(json!({"path": format!("{}.yml", place.namespace), "wait": 0}), &content);
+    Resource::settle(&patient, &place.host).await.unwrap();
+    place.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_failed_is_run_again() {
+    let Some(place) = Place::new().await else {
+        return;
+    };
+    let job = format!(
+        "---\napiVersion: batch/v1\nkind: Job\nmetadata: {{name: migrate, namespace: {ns}}}\nspec:\n  activeDeadlineSeconds: 1\n  \
+         template:\n    spec:\n      restartPolicy: Never\n      containers:\n      - {{name: once, image: 'nowhere:1', imagePullPolicy: Never}}\n",
+        ns = place.namespace
+    );
+    let spec = json!({"path": format!("{}.yml", place.namespace), "wait": 60});
+    let manifest = manifest(spec, &place.in_namespace(&job));
+    let Planned::Change(diff) = manifest.plan(&place.host).await.unwrap() else { panic!("nothing to do") };
+    Resource::apply(&manifest, &place.host, &diff).await.unwrap_err();
+    let reference = place.reference("batch/v1", "Job", "migrate");
+    let failed = async || loop {
+        let job = place.reader.get(&reference).await.unwrap().unwrap();
+        if crate::cluster::failed_job(&job).is_some() {
+            break job["metadata"]["uid"].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let first = failed().await;
+
+    let Planned::Change(diff) = manifest.plan(&place.host).await.unwrap() else { panic!("the failure is forgotten") };
+    assert_eq!(diff.changes.len(), 1, "{diff:?}");
+    assert_eq!(diff.changes[0].field, reference.to_string());
+    assert_eq!(diff.changes[0].detail, "failed (Job was active longer than specified deadline): is run again");
+    Resource::apply(&manifest, &place.host, &diff).await.unwrap_err();
+    assert_ne!(failed().await, first);
     place.end().await;
 }
 

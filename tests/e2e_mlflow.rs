@@ -220,6 +220,8 @@ fn mlflow_keeps_what_it_is_given() {
     drop(tunnel);
     a_new_key_restarts_who_reads_it_and_nobody_else(&world);
     three_changes_are_named_and_nothing_else_restarts(&world);
+    pages_of_others_change_nothing(&world);
+    a_backup_brings_back_what_was_lost(&world);
     basic_auth_asks_for_a_password(&world);
     world.expect(0, &["sandbox", "down", HOST]);
 }
@@ -234,6 +236,95 @@ fn clients_in_and_outside_of_the_cluster(world: &World) {
     assert!(ok, "{text}");
     let (ok, text) = outside(world, &script(READER, &uri), &[]);
     assert!(ok && text.contains("version 2"), "{text}");
+
+    // A changed password is set in the server; the old one is worth nothing.
+    set_secret(world, "mlflow.admin_password", "another-password-of-the-admin-0123456789");
+    world.expect(0, &[&["up"], &arguments[..]].concat());
+    let (ok, text) = outside(world, &script(READER, &uri), &login);
+    assert!(!ok && text.contains("401"), "the old password still opens: {text}");
+    world.expect(0, &[&["plan"], &arguments[..]].concat());
+}
+
+/// A browser says which page a request comes from: MLflow's own may change things, others may not.
+fn pages_of_others_change_nothing(world: &World) {
+    let address = world.expect(0, &["sandbox", "address", HOST]);
+    let own = format!("http://{}:30500", address.trim());
+    let post = |origin: &str| {
+        let url = format!("{own}/ajax-api/2.0/mlflow/experiments/search");
+        let origin = format!("Origin: {origin}");
+        let json = "Content-Type: application/json";
+        let arguments = [
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-H",
+            &origin,
+            "-H",
+            json,
+            "-d",
+            "{\"max_results\": 1}",
+            &url,
+        ];
+        String::from_utf8(Command::new("curl").args(arguments).output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(post(&own), "200");
+    assert_eq!(post("http://elsewhere.example"), "403");
+}
+
+/// The commands of docs/guide.md: a backup now, a loss, and the way back. Then a backup that cannot be whole says so.
+fn a_backup_brings_back_what_was_lost(world: &World) {
+    let sql = |text: &str| {
+        world.shell(&format!(
+            "kubectl exec -n mlops postgres-0 -- psql -U postgres -v ON_ERROR_STOP=1 -At mlflow -c \"{text}\""
+        ))
+    };
+    let arguments = ["--only", STAGES, "--set", "mlflow.expose=true"];
+    world.shell(
+        "kubectl create job -n mlops backup-now --from cronjob/postgres-backup && \
+         kubectl wait -n mlops --for=condition=complete --timeout=180s job/backup-now",
+    );
+    let log = world.shell("kubectl logs -n mlops job/backup-now -c result");
+    assert!(log.contains("mlflow.dump") && log.contains("globals.sql"), "{log}");
+    let newest = newest_backup(world, "pass");
+    let backup = newest.split('/').nth(1).unwrap().to_owned();
+    assert!(newest.starts_with(&format!("postgres/{backup}/complete")), "{newest}");
+
+    sql("UPDATE experiments SET name = 'lost' WHERE name = 'turbofan'");
+    world.shell(
+        "kubectl scale -n mlops deployment mlflow --replicas 0 && kubectl delete job -n mlops -l app=mlflow-migrate",
+    );
+    world.shell(&format!(
+        "kubectl create job -n mlops restore --from cronjob/postgres-restore --dry-run=client -o yaml | \
+         kubectl set env --local -f - -o yaml DATABASE=mlflow BACKUP={backup} | kubectl create -f - && \
+         kubectl wait -n mlops --for=condition=complete --timeout=180s job/restore"
+    ));
+    assert!(world.shell("kubectl logs -n mlops job/restore -c list").contains(&backup));
+    world.expect(0, &[&["up"], &arguments[..]].concat());
+    assert_eq!(sql("SELECT count(*) FROM experiments WHERE name = 'turbofan'"), "1");
+    assert_eq!(world.in_pod(&script(READER, "http://mlflow:5000")), "version 2");
+
+    sql("CREATE DATABASE stranger");
+    sql("REVOKE CONNECT ON DATABASE stranger FROM PUBLIC");
+    world.shell(
+        "kubectl create job -n mlops backup-part --from cronjob/postgres-backup && \
+         kubectl wait -n mlops --for=condition=failed --timeout=240s job/backup-part",
+    );
+    let told = newest_backup(world, "warn");
+    assert!(told.starts_with(&format!("postgres/{backup}/complete")), "a backup that is not whole counts: {told}");
+    assert!(told.contains("not in this backup: stranger"), "{told}");
+    sql("DROP DATABASE stranger");
+    world.shell("kubectl delete job -n mlops backup-now backup-part restore");
+}
+
+/// What the health check says of the newest backup.
+fn newest_backup(world: &World, status: &str) -> String {
+    let lines = world.json(0, &["healthcheck", "--only", STAGES]);
+    let check =
+        lines.iter().find(|line| line["check"].as_str().is_some_and(|name| name.starts_with("s3_newest"))).unwrap();
+    assert_eq!(check["status"], status, "{check}");
+    check["detail"].as_str().unwrap().to_owned()
 }
 
 /// `provision tunnel` to the pages that people open.
@@ -405,4 +496,93 @@ fn basic_auth_asks_for_a_password(world: &World) {
     let login = [("MLFLOW_TRACKING_USERNAME", "admin"), ("MLFLOW_TRACKING_PASSWORD", password.as_str())];
     let (ok, text) = outside(world, &script(READER, &uri), &login);
     assert!(ok && text.contains("version 2"), "{text}");
+
+    // A changed password is set in the server; the old one is worth nothing.
+    set_secret(world, "mlflow.admin_password", "another-password-of-the-admin-0123456789");
+    world.expect(0, &[&["up"], &arguments[..]].concat());
+    let (ok, text) = outside(world, &script(READER, &uri), &login);
+    assert!(!ok && text.contains("401"), "the old password still opens: {text}");
+    world.expect(0, &[&["plan"], &arguments[..]].concat());
+}
+
+/// A browser says which page a request comes from: MLflow's own may change things, others may not.
+fn pages_of_others_change_nothing(world: &World) {
+    let address = world.expect(0, &["sandbox", "address", HOST]);
+    let own = format!("http://{}:30500", address.trim());
+    let post = |origin: &str| {
+        let url = format!("{own}/ajax-api/2.0/mlflow/experiments/search");
+        let origin = format!("Origin: {origin}");
+        let json = "Content-Type: application/json";
+        let arguments = [
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-H",
+            &origin,
+            "-H",
+            json,
+            "-d",
+            "{\"max_results\": 1}",
+            &url,
+        ];
+        String::from_utf8(Command::new("curl").args(arguments).output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(post(&own), "200");
+    assert_eq!(post("http://elsewhere.example"), "403");
+}
+
+/// The commands of docs/guide.md: a backup now, a loss, and the way back. Then a backup that cannot be whole says so.
+fn a_backup_brings_back_what_was_lost(world: &World) {
+    let sql = |text: &str| {
+        world.shell(&format!(
+            "kubectl exec -n mlops postgres-0 -- psql -U postgres -v ON_ERROR_STOP=1 -At mlflow -c \"{text}\""
+        ))
+    };
+    let arguments = ["--only", STAGES, "--set", "mlflow.expose=true"];
+    world.shell(
+        "kubectl create job -n mlops backup-now --from cronjob/postgres-backup && \
+         kubectl wait -n mlops --for=condition=complete --timeout=180s job/backup-now",
+    );
+    let log = world.shell("kubectl logs -n mlops job/backup-now -c result");
+    assert!(log.contains("mlflow.dump") && log.contains("globals.sql"), "{log}");
+    let newest = newest_backup(world, "pass");
+    let backup = newest.split('/').nth(1).unwrap().to_owned();
+    assert!(newest.starts_with(&format!("postgres/{backup}/complete")), "{newest}");
+
+    sql("UPDATE experiments SET name = 'lost' WHERE name = 'turbofan'");
+    world.shell(
+        "kubectl scale -n mlops deployment mlflow --replicas 0 && kubectl delete job -n mlops -l app=mlflow-migrate",
+    );
+    world.shell(&format!(
+        "kubectl create job -n mlops restore --from cronjob/postgres-restore --dry-run=client -o yaml | \
+         kubectl set env --local -f - -o yaml DATABASE=mlflow BACKUP={backup} | kubectl create -f - && \
+         kubectl wait -n mlops --for=condition=complete --timeout=180s job/restore"
+    ));
+    assert!(world.shell("kubectl logs -n mlops job/restore -c list").contains(&backup));
+    world.expect(0, &[&["up"], &arguments[..]].concat());
+    assert_eq!(sql("SELECT count(*) FROM experiments WHERE name = 'turbofan'"), "1");
+    assert_eq!(world.in_pod(&script(READER, "http://mlflow:5000")), "version 2");
+
+    sql("CREATE DATABASE stranger");
+    sql("REVOKE CONNECT ON DATABASE stranger FROM PUBLIC");
+    world.shell(
+        "kubectl create job -n mlops backup-part --from cronjob/postgres-backup && \
+         kubectl wait -n mlops --for=condition=failed --timeout=240s job/backup-part",
+    );
+    let told = newest_backup(world, "warn");
+    assert!(told.starts_with(&format!("postgres/{backup}/complete")), "a backup that is not whole counts: {told}");
+    assert!(told.contains("not in this backup: stranger"), "{told}");
+    sql("DROP DATABASE stranger");
+    world.shell("kubectl delete job -n mlops backup-now backup-part restore");
+}
+
+/// What the health check says of the newest backup.
+fn newest_backup(world: &World, status: &str) -> String {
+    let lines = world.json(0, &["healthcheck", "--only", STAGES]);
+    let check =
+        lines.iter().find(|line| line["check"].as_str().is_some_and(|name| name.starts_with("s3_newest"))).unwrap();
+    assert_eq!(check["status"], status, "{check}");
+    check["detail"].as_str().unwrap().to_owned()
 }

@@ -127,8 +127,8 @@ impl Api {
                  `mlflow.extra_hosts`"
             )),
             401 => Failure::Other(format!(
-                "{what}: 401, basic-auth does not know this user and password\n  hint: the administrator's password is read \
-                 at the very first start only; later it is changed by PATCH mlflow/users/update-password"
+                "{what}: 401, basic-auth does not know this user and password\n  hint: the user is `admin` and its \
+                 password the secret mlflow.admin_password; `provision up` sets it"
             )),
             404 => Failure::Missing(format!("{what}: 404 {}", message(&text))),
             _ => Failure::Other(format!("{what}: {status} {}", message(&text))),

@@ -90,7 +90,12 @@ impl Reader {
             if before.pointer("/metadata/deletionTimestamp").is_some() {
                 return Ok(Found::Deleting);
             }
-            let predicted = self.apply_as(desired, takeover, true).await?;
+            let predicted = match self.apply_as(desired, takeover, true).await {
+                Err(Error::Immutable { .. }) if is_job(reference) => {
+                    return Ok(Found::Outdated { live: before, desired: desired.clone() });
+                }
+                other => other?,
+            };
             if version(&before) == version(&predicted) || changed_fields(&before, &predicted).is_empty() {
                 return Ok(Found::Present { live: before, predicted });
             }
@@ -118,7 +123,7 @@ impl Reader {
 
 impl Writer {
     /// Applies one object (server-side apply as `provision`, strict field validation). An object of the same name that is
-    /// being deleted is waited for; a Job that failed makes room first. Returns what the server stored.
+    /// being deleted is waited for; a Job that failed, or that is another one, makes room first. Returns what the server stored.
     ///
     /// # Errors
     /// When the server does not answer or refuses; a conflict names the other manager, the fields and the way out.
@@ -132,7 +137,13 @@ impl Writer {
                 self.delete(host, &reference).await?;
             }
         }
-        let stored = self.reader().apply_as(desired, takeover, false).await?;
+        let stored = match self.reader().apply_as(desired, takeover, false).await {
+            Err(Error::Immutable { .. }) if is_job(&reference) => {
+                self.delete(host, &reference).await?;
+                self.reader().apply_as(desired, takeover, false).await?
+            }
+            other => other?,
+        };
         self.reader().note_applied(&reference, desired).await;
         Ok(stored)
     }
@@ -224,6 +235,11 @@ pub fn rank(object: &ObjectRef) -> u8 {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => 1,
         _ => 2,
     }
+}
+
+/// Nothing of a Job can be changed, and it is over when it has done its work: another one may take its place.
+fn is_job(object: &ObjectRef) -> bool {
+    object.group() == "batch" && object.kind == "Job"
 }
 
 /// Group and kind of everything that `objects` define.

@@ -22,6 +22,8 @@ pub enum Found {
     Deleting,
     /// This, and what the server says it would become (from a dry run).
     Present { live: Value, predicted: Value },
+    /// A Job that is not as desired: nothing of it can be changed, so a new one takes its place and runs.
+    Outdated { live: Value, desired: Value },
     /// This, which must not be there.
     Unwanted,
 }
@@ -40,6 +42,12 @@ pub fn diff_of(states: &[ObjectState]) -> Diff {
             Found::Deleting => {
                 created = true;
                 diff.push(field, "create, once the one that is being deleted is gone");
+            }
+            Found::Outdated { live, desired } => {
+                changed = true;
+                let mut lines = vec!["is replaced and run again".to_owned()];
+                lines.extend(changed_fields(&shaped_like(live, desired), desired));
+                diff.push(field, lines.join("\n"));
             }
             Found::Unwanted => {
                 deleted = true;
@@ -73,6 +81,28 @@ pub fn changed_fields(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     walk("", Some(&significant(before)), Some(&significant(after)), secret, &mut lines);
     lines
+}
+
+/// Of `live` only what `desired` speaks of too: the rest is the server's defaults, which only the server can tell.
+fn shaped_like(live: &Value, desired: &Value) -> Value {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            let common =
+                desired.iter().filter_map(|(key, wanted)| Some((key.clone(), shaped_like(live.get(key)?, wanted))));
+            Value::Object(common.collect())
+        }
+        (Value::Array(items), Value::Array(wanted)) => {
+            let of = |index: usize, item: &Value| {
+                let partner = match item.get("name") {
+                    Some(name) => wanted.iter().find(|it| it.get("name") == Some(name)),
+                    None => wanted.get(index),
+                };
+                partner.map_or_else(|| item.clone(), |partner| shaped_like(item, partner))
+            };
+            Value::Array(items.iter().enumerate().map(|(index, item)| of(index, item)).collect())
+        }
+        _ => live.clone(),
+    }
 }
 
 /// The object without what the server keeps for itself and what controllers report.
@@ -322,5 +352,24 @@ mod tests {
         assert!(of("Job", "Failed", "False").is_empty());
         assert!(of("Job", "Complete", "True").is_empty());
         assert!(of("Pod", "Failed", "True").is_empty());
+    }
+
+    #[test]
+    fn a_job_that_cannot_be_changed_is_replaced_and_only_what_was_asked_for_is_shown() {
+        let job = |memory: &str| {
+            json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "migrate"}, "spec": {"template": {"spec": {
+                "containers": [{"name": "upgrade", "image": "mlflow:1", "args": ["db"], "resources": {"limits": {"memory": memory}}}]}}}})
+        };
+        let mut live = job("1Gi");
+        live["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "1"}});
+        live["spec"]["template"]["spec"]["dnsPolicy"] = json!("ClusterFirst");
+        live["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
+        let reference = ObjectRef::new("batch/v1", "Job", Some("mlops"), "migrate");
+        let diff = diff_of(&[ObjectState { reference, found: Found::Outdated { live, desired: job("2Gi") } }]);
+        assert_eq!(diff.action, Some(Action::Change));
+        assert_eq!(
+            diff.changes[0].detail,
+            "is replaced and run again\nspec.template.spec.containers[upgrade].resources.limits.memory: 1Gi -> 2Gi"
+        );
     }
 }

@@ -95,7 +95,8 @@ impl Error {
             return Self::NamespaceMissing { object: text, namespace: object.namespace.clone().unwrap_or_default() };
         }
         if status.code == 422 && status.message.contains("immutable") {
-            return Self::Immutable { object: text, message: describe(status), hint: object.kubectl_words() };
+            let message = fields_and_reasons(causes).unwrap_or_else(|| describe(status));
+            return Self::Immutable { object: text, message, hint: object.kubectl_words() };
         }
         Self::Rejected { object: text, code: status.code, message: describe(status) }
     }
@@ -109,6 +110,16 @@ fn overloaded(code: u16) -> bool {
 fn describe(status: &Status) -> String {
     let message = status.message.trim();
     if message.is_empty() { format!("HTTP status {} {}", status.code, status.reason) } else { message.to_owned() }
+}
+
+/// `spec.template: field is immutable`, without the values between, which may be a whole pod.
+fn fields_and_reasons(causes: &[kube::core::response::StatusCause]) -> Option<String> {
+    let reason = |message: &str| message.rsplit_once(": ").map_or(message, |(_, reason)| reason).to_owned();
+    let lines: Vec<String> = causes
+        .iter()
+        .map(|cause| format!("{}: {}", cause.field.trim_start_matches('.'), reason(&cause.message)))
+        .collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
 }
 
 /// The innermost error: `Connection refused (os error 111)` instead of four wrappings of it.
@@ -243,6 +254,19 @@ mod tests {
                 {"reason": "NamespaceTerminating", "message": "namespace mlops is being terminated", "field": "metadata.namespace"}]}
         }));
         assert!(matches!(terminating, Error::NamespaceMissing { namespace, .. } if namespace == "mlops"));
+    }
+
+    #[test]
+    fn a_whole_pod_is_not_shown_for_one_field() {
+        let pod = format!("{{\"labels\":{{\"app\":\"x\"}},\"Spec\":{:?}}}", "y: z".repeat(1000));
+        let immutable = error(json!({
+            "kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid",
+            "message": format!("Job.batch \"migrate\" is invalid: spec.template: Invalid value: {pod}: field is immutable"),
+            "details": {"causes": [{"reason": "FieldValueInvalid", "field": "spec.template",
+                "message": format!("Invalid value: {pod}: field is immutable")}]}
+        }));
+        let text = immutable.to_string();
+        assert!(text.starts_with("Deployment mlops/inference: spec.template: field is immutable\n"), "{text}");
     }
 
     #[test]

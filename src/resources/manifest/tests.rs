@@ -330,8 +330,10 @@ async fn a_job_that_failed_is_run_again() {
          template:\n    spec:\n      restartPolicy: Never\n      containers:\n      - {{name: once, image: 'nowhere:1', imagePullPolicy: Never}}\n",
         ns = place.namespace
     );
-    let spec = json!({"path": format!("{}.yml", place.namespace), "wait": 60});
-    let manifest = manifest(spec, &place.in_namespace(&job));
+    let manifest_of = |place: &Place, wait: u32, content: &str| {
+        manifest(json!({"path": format!("{}.yml", place.namespace), "wait": wait}), &place.in_namespace(content))
+    };
+    let manifest = manifest_of(&place, 60, &job);
     let Planned::Change(diff) = manifest.plan(&place.host).await.unwrap() else { panic!("nothing to do") };
     Resource::apply(&manifest, &place.host, &diff).await.unwrap_err();
     let reference = place.reference("batch/v1", "Job", "migrate");
@@ -349,7 +351,22 @@ async fn a_job_that_failed_is_run_again() {
     assert_eq!(diff.changes[0].field, reference.to_string());
     assert_eq!(diff.changes[0].detail, "failed (Job was active longer than specified deadline): is run again");
     Resource::apply(&manifest, &place.host, &diff).await.unwrap_err();
-    assert_ne!(failed().await, first);
+    let second = failed().await;
+    assert_ne!(second, first);
+
+    // Another Job of the same name: nothing of a Job can be changed.
+    let job = job.replace("nowhere:1", "nowhere:2").replace("Seconds: 1", "Seconds: 600");
+    let diff = place.up(&manifest_of(&place, 0, &job)).await;
+    let lines: Vec<&str> = diff.changes[0].detail.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "is replaced and run again",
+            "spec.activeDeadlineSeconds: 1 -> 600",
+            "spec.template.spec.containers[once].image: nowhere:1 -> nowhere:2"
+        ]
+    );
+    assert_ne!(place.reader.get(&reference).await.unwrap().unwrap()["metadata"]["uid"], second);
     place.end().await;
 }
 

@@ -51,7 +51,10 @@ fn stage_table(prepared: &Prepared, ran: &Ran, ui: &Ui) {
             let Some((result, seconds, changed, reason)) = ended else {
                 continue;
             };
-            let what = reason.unwrap_or_else(|| format!("{changed} changed, {} checks", stage.checks.len()));
+            let what = reason.map_or_else(
+                || format!("{changed} changed, {} checks", stage.checks.len()),
+                |reason| table::cell(&reason),
+            );
             rows.push(vec![
                 host.clone(),
                 stage.name.clone(),

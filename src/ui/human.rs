@@ -61,7 +61,10 @@ pub fn event(view: View, event: &Event, verbose: bool) -> Lines {
             let what = match result {
                 Outcome::Changed => format!("{changed} changed"),
                 Outcome::Unchanged => "unchanged".to_owned(),
-                Outcome::Failed | Outcome::Skipped => reason.clone().unwrap_or_default(),
+                // What failed has been told above, in full.
+                Outcome::Failed | Outcome::Skipped => {
+                    reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or_default().to_owned()
+                }
             };
             let state = state(*result);
             lines.notes.push(format!("{state} {} {} {}", stage.bold(), what, duration(*seconds).dimmed()));

@@ -12,6 +12,9 @@ use super::layout::append;
 use super::reference::Reference;
 use crate::hash;
 
+/// No honest manifest, index or list of images is larger.
+pub(super) const LARGEST_MANIFEST: u64 = 8 << 20;
+
 /// Unpacks the blobs of an OCI layout archive into `folder`, each under its hash; what is there already stays.
 ///
 /// # Errors
@@ -56,7 +59,8 @@ pub fn blobs(folder: &Path, digest: &str) -> Result<Vec<String>> {
             continue;
         }
         let path = folder.join(&sha256);
-        let text = fs::read(&path).with_context(|| format!("the image {digest} lacks its blob {sha256}"))?;
+        let file = File::open(&path).with_context(|| format!("the image {digest} lacks its blob {sha256}"))?;
+        let text = limited(file).with_context(|| format!("the blob {sha256} is no manifest of an image"))?;
         found.push(sha256.clone());
         let manifest: Value =
             serde_json::from_slice(&text).with_context(|| format!("the blob {sha256} is no manifest of an image"))?;
@@ -148,13 +152,12 @@ pub fn names(archive: &Path) -> Result<Vec<String>> {
     let context = || format!("reading the image archive {}", archive.display());
     let mut names = BTreeSet::new();
     for entry in tar::Archive::new(open(archive)?).entries().with_context(context)? {
-        let mut entry = entry.with_context(context)?;
+        let entry = entry.with_context(context)?;
         let name = entry.path().with_context(context)?.to_string_lossy().trim_start_matches("./").to_owned();
         if name != "index.json" && name != "manifest.json" {
             continue;
         }
-        let mut text = Vec::new();
-        entry.read_to_end(&mut text).with_context(context)?;
+        let text = limited(entry).with_context(context)?;
         let value: Value = serde_json::from_slice(&text).with_context(context)?;
         let annotated = value["manifests"].as_array().into_iter().flatten();
         let annotated = annotated.filter_map(|it| it["annotations"]["io.containerd.image.name"].as_str());
@@ -163,6 +166,16 @@ pub fn names(archive: &Path) -> Result<Vec<String>> {
         names.extend(annotated.chain(tagged).filter_map(|it| Some(Reference::parse(it)?.stored_name())));
     }
     Ok(names.into_iter().collect())
+}
+
+/// All of a text that may be at most [`LARGEST_MANIFEST`] long.
+fn limited(from: impl Read) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    from.take(LARGEST_MANIFEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST_MANIFEST {
+        bail!("it is larger than {} MiB", LARGEST_MANIFEST >> 20);
+    }
+    Ok(text)
 }
 
 fn sha256_of(digest: &str) -> Result<&str> {
@@ -284,6 +297,22 @@ mod tests {
         append(&mut tar, "manifest.json", text.len() as u64, &text[..]).unwrap();
         tar.finish().unwrap();
         assert_eq!(names(&archive).unwrap(), ["docker.io/library/busybox:1", "docker.io/rancher/mirrored-pause:3.6"]);
+    }
+
+    #[test]
+    fn a_manifest_of_many_megabytes_is_not_read() {
+        let bench = Bench::new();
+        let archive = bench.dir.path().join("huge.tar");
+        let mut tar = tar::Builder::new(File::create(&archive).unwrap());
+        append(&mut tar, "manifest.json", 2 * LARGEST_MANIFEST, io::repeat(b' ').take(2 * LARGEST_MANIFEST)).unwrap();
+        tar.finish().unwrap();
+        assert!(format!("{:#}", names(&archive).unwrap_err()).contains("it is larger than 8 MiB"));
+
+        let blob = hash::sha256("a layer that an index names");
+        let folder = bench.dir.path().join("blobs");
+        File::create(folder.join(&blob)).unwrap().set_len(2 * LARGEST_MANIFEST).unwrap();
+        let error = blobs(&folder, &format!("sha256:{blob}")).unwrap_err();
+        assert!(format!("{error:#}").contains("it is larger than 8 MiB"), "{error:#}");
     }
 
     #[test]

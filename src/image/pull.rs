@@ -15,6 +15,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, WWW_AUTHENTIC
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
+use super::archive::LARGEST_MANIFEST;
 use super::reference::Reference;
 use crate::artifacts::{Progress, Store};
 use crate::hash;
@@ -27,8 +28,8 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 /// How often a broken connection is tried again.
 const TRIES: u32 = 4;
 
-/// No honest manifest is larger.
-const LARGEST_MANIFEST: usize = 8 << 20;
+/// No honest token is longer.
+const LARGEST_TOKEN: u64 = 1 << 20;
 
 /// Brings the image with this digest, for this machine's processor, into the cache, and links its blobs into `folder`.
 ///
@@ -63,7 +64,8 @@ impl Puller<'_> {
         let total = parts.len();
         for (index, part) in parts.into_iter().enumerate() {
             let digest = part["digest"].as_str().context("its manifest has a part without a digest")?;
-            self.blob(digest, &format!("{} of {total}", index + 1)).await?;
+            let size = part["size"].as_u64().context("its manifest has a part without a size")?;
+            self.blob(digest, size, &format!("{} of {total}", index + 1)).await?;
         }
         Ok(())
     }
@@ -75,8 +77,8 @@ impl Puller<'_> {
             let request = |client: &Client, base: &str| {
                 client.get(format!("{base}/manifests/{digest}")).header(ACCEPT, MANIFESTS)
             };
-            let text = self.registry.send(request).await?.bytes().await.map_err(reqwest::Error::without_url)?;
-            if text.len() > LARGEST_MANIFEST || hash::sha256(&text) != sha256 {
+            let text = body(self.registry.send(request).await?, LARGEST_MANIFEST).await?;
+            if hash::sha256(&text) != sha256 {
                 bail!("the registry answers with another manifest than {digest}");
             }
             let work = self.store.work("manifest")?;
@@ -88,14 +90,14 @@ impl Puller<'_> {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
 
-    async fn blob(&mut self, digest: &str, which: &str) -> Result<()> {
+    async fn blob(&mut self, digest: &str, size: u64, which: &str) -> Result<()> {
         let sha256 = sha256_of(digest)?;
         if self.store.get(sha256)?.is_none() {
             let what = format!("{}, blob {which}", self.what);
             let _held = tokio::task::block_in_place(|| self.store.lock(sha256, &what, self.progress))?;
             if self.store.get(sha256)?.is_none() {
                 let partial = self.store.partial_path(sha256);
-                self.download(digest, &partial, &what).await?;
+                self.download(digest, size, &partial, &what).await?;
                 if hash::sha256_reader(File::open(&partial)?)? != sha256 {
                     fs::remove_file(&partial)?;
                     bail!("the registry answers with another content than {digest}; it was thrown away");
@@ -107,10 +109,10 @@ impl Puller<'_> {
         Ok(())
     }
 
-    async fn download(&mut self, digest: &str, partial: &Path, what: &str) -> Result<()> {
+    async fn download(&mut self, digest: &str, size: u64, partial: &Path, what: &str) -> Result<()> {
         let mut tries = 1;
         loop {
-            match self.once(digest, partial, what).await {
+            match self.once(digest, size, partial, what).await {
                 Ok(()) => return Ok(()),
                 // What came is kept, and the next try goes on there.
                 Err(error) if tries < TRIES && error.downcast_ref::<reqwest::Error>().is_some() => {
@@ -123,7 +125,7 @@ impl Puller<'_> {
         }
     }
 
-    async fn once(&mut self, digest: &str, partial: &Path, what: &str) -> Result<()> {
+    async fn once(&mut self, digest: &str, size: u64, partial: &Path, what: &str) -> Result<()> {
         let have = fs::metadata(partial).map_or(0, |metadata| metadata.len());
         let request = |client: &Client, base: &str| {
             let request = client.get(format!("{base}/blobs/{digest}"));
@@ -147,6 +149,11 @@ impl Puller<'_> {
         while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
             file.write_all(&chunk)?;
             at += chunk.len() as u64;
+            // The hash would say so, too, but only when the disk is full.
+            if at > size {
+                fs::remove_file(partial)?;
+                bail!("the registry answers with more than the {size} bytes of {digest}; it was thrown away");
+            }
             if shown.elapsed() > Duration::from_millis(200) {
                 shown = Instant::now();
                 (self.progress)(&format!("{what}: {} MB", at / 1_000_000));
@@ -254,10 +261,23 @@ impl Registry {
         if !response.status().is_success() {
             return Err(Refused(response.status()).into());
         }
-        let answer: Value = response.json().await.map_err(reqwest::Error::without_url)?;
+        let answer: Value = serde_json::from_slice(&body(response, LARGEST_TOKEN).await?)
+            .context("the registry's token service does not answer in JSON")?;
         let token = answer["token"].as_str().or(answer["access_token"].as_str());
         Ok(format!("Bearer {}", token.context("the registry's token service gave no token")?))
     }
+}
+
+/// All of an answer that may be at most this long.
+async fn body(mut response: Response, longest: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > longest {
+            bail!("the registry's answer is longer than {} MiB", longest >> 20);
+        }
+    }
+    Ok(bytes)
 }
 
 /// `key="value",key="value"` of a challenge.

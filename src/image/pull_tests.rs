@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -72,12 +73,19 @@ impl Bench {
     }
 }
 
+/// A blob with this content is answered with [`CHUNKS`] chunks of something else.
+const ENDLESS: &[u8] = b"endless";
+const CHUNK: usize = 64 << 10;
+const CHUNKS: usize = 1024;
+
 /// As the documentation of the token handshake has it: a challenge, a token for the scope, then the blobs. The layer's first answer
 /// is cut in the middle.
 #[derive(Clone)]
 struct Fake {
     blobs: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     asked: Arc<Mutex<Vec<String>>>,
+    /// Chunks of endless answers that were made.
+    sent: Arc<AtomicUsize>,
     address: String,
 }
 
@@ -99,6 +107,14 @@ async fn answer(State(fake): State<Fake>, uri: Uri, headers: HeaderMap) -> axum:
     let Some(content) = fake.blobs.lock().unwrap().get(digest).cloned() else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    if content == ENDLESS {
+        let sent = fake.sent.clone();
+        let chunks = std::iter::repeat_with(move || {
+            sent.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![7_u8; CHUNK])
+        });
+        return axum::body::Body::from_stream(futures::stream::iter(chunks.take(CHUNKS))).into_response();
+    }
     let from = headers
         .get("range")
         .and_then(|range| range.to_str().unwrap().strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
@@ -115,7 +131,7 @@ async fn fake(image: &Image) -> Fake {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let blobs = Arc::new(Mutex::new(image.blobs.clone()));
-    let fake = Fake { blobs, asked: Arc::default(), address };
+    let fake = Fake { blobs, asked: Arc::default(), sent: Arc::default(), address };
     let router = Router::new().fallback(answer).with_state(fake.clone());
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     fake
@@ -154,6 +170,24 @@ async fn another_content_and_a_missing_image_are_found_out() {
     let absent = format!("sha256:{}", hash::sha256("absent"));
     let error = format!("{:#}", bench.pull(&fake.address, &absent).await.unwrap_err());
     assert!(error.contains("404") && error.contains("team/app:v1@"), "{error}");
+}
+
+/// Neither memory nor disk is filled by a registry that goes on and on: of 64 MiB not even half is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_longer_than_it_may_be_is_not_read_to_its_end() {
+    for endless in [image().layer, image().index] {
+        let image = image();
+        let fake = fake(&image).await;
+        let bench = Bench::new();
+        fake.blobs.lock().unwrap().insert(endless.clone(), ENDLESS.to_vec());
+        let error = format!("{:#}", bench.pull(&fake.address, &image.index).await.unwrap_err());
+        let expected =
+            if endless == image.layer { "more than the 100000 bytes of sha256:" } else { "is longer than 8 MiB" };
+        assert!(error.contains(expected), "{error}");
+        let sent = fake.sent.load(Ordering::Relaxed);
+        assert!(0 < sent && sent < CHUNKS / 2, "{sent}");
+        assert!(!bench.store.partial_path(endless.trim_start_matches("sha256:")).exists());
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::diagnostic::Diagnostic;
 
 /// A manifest larger than this is none.
 const LARGEST_TEXT: u64 = 64 << 20;
+/// Memory that a frame may ask for to be unpacked, as a power of two; those that [`super::write()`] makes ask for less.
+const LARGEST_WINDOW: u32 = 23;
 
 /// Where a member goes; `None`: it is only verified.
 pub type Take<'a> = &'a mut dyn FnMut(&Manifest, &Member) -> Result<Option<PathBuf>>;
@@ -124,7 +126,7 @@ impl<'a> Bundle<'a> {
             return Err(cut(path, name, "before").into());
         }
         let fault = |error: io::Error| unreadable(path, name, &error);
-        let mut from = zstd::Decoder::with_buffer(&mut self.from).map_err(fault)?.single_frame();
+        let mut from = decoder(&mut self.from).map_err(fault)?;
         let mut block = [0; BLOCK as usize];
         from.read_exact(&mut block).map_err(fault)?;
         let size = match size {
@@ -155,8 +157,9 @@ impl<'a> Bundle<'a> {
                 }
             }
         }
+        // Only so far as one can say that it is too much: whoever wrote this is not known yet.
         let mut rest = Vec::new();
-        from.read_to_end(&mut rest).map_err(fault)?;
+        from.take(BLOCK + 1).read_to_end(&mut rest).map_err(fault)?;
         if rest.len() as u64 != padding(size) || rest.iter().any(|byte| *byte != 0) {
             return Err(damaged(path, name, "there is more in it than the manifest says").into());
         }
@@ -172,7 +175,7 @@ impl<'a> Bundle<'a> {
         }
         let mut trailer = Vec::new();
         let fault = |error: io::Error| unreadable(path, name, &error);
-        let from = zstd::Decoder::with_buffer(&mut self.from).map_err(fault)?.single_frame();
+        let from = decoder(&mut self.from).map_err(fault)?;
         from.take(TRAILER.len() as u64 + 1).read_to_end(&mut trailer).map_err(fault)?;
         if trailer != TRAILER || !self.from.fill_buf()?.is_empty() {
             return Err(damaged(path, name, "something follows the last member").into());
@@ -183,6 +186,12 @@ impl<'a> Bundle<'a> {
     fn damaged(&self, name: &str, reason: &str) -> Diagnostic {
         damaged(self.path, name, reason)
     }
+}
+
+fn decoder<R: BufRead>(from: R) -> io::Result<zstd::Decoder<'static, R>> {
+    let mut decoder = zstd::Decoder::with_buffer(from)?.single_frame();
+    decoder.window_log_max(LARGEST_WINDOW)?;
+    Ok(decoder)
 }
 
 const AGAIN: &str = "copy the bundle again, or make it again; nothing was changed";

@@ -154,6 +154,36 @@ fn a_file_that_was_cut_or_has_grown_is_refused() {
     assert!(bench.error(&broken).contains("is no bundle"));
 }
 
+/// A small file can hold a frame that never ends: what is too much is refused where it begins, not when it has all been read.
+#[test]
+fn a_member_that_goes_on_behind_its_size_is_not_read_to_its_end() {
+    let bench = Bench::new();
+    let text = b"{}";
+    let mut encoder = zstd::Encoder::new(Vec::new(), 6).unwrap();
+    encoder.write_all(header(MANIFEST, text.len() as u64).unwrap().as_bytes()).unwrap();
+    encoder.write_all(text).unwrap();
+    encoder.write_all(&vec![0; 8 << 20]).unwrap();
+    let frame = encoder.finish().unwrap();
+    let file = bench.path("endless");
+    // Whoever reads on finds that its end is missing.
+    fs::write(&file, &frame[..frame.len() - 8]).unwrap();
+    let error = bench.error(&file);
+    assert!(error.contains("manifest.json is damaged: there is more in it"), "{error}");
+}
+
+#[test]
+fn a_frame_that_asks_for_much_memory_is_refused() {
+    let bench = Bench::new();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.write_all(header(MANIFEST, 2).unwrap().as_bytes()).unwrap();
+    encoder.write_all(b"{}").unwrap();
+    encoder.write_all(&[0; 510]).unwrap();
+    let file = bench.path("wide");
+    fs::write(&file, encoder.finish().unwrap()).unwrap();
+    assert!(bench.error(&file).contains("is no bundle"), "{}", bench.error(&file));
+}
+
 #[test]
 fn another_key_is_refused_before_anything_is_unpacked() {
     let bench = Bench::new();

@@ -161,7 +161,7 @@ pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) 
     }
     let prepared = compile_all(&project, &stages, selection, secrets, builds, supply, ui)?;
     if let Some(bundle) = prepared.supply.bundle() {
-        complete(&prepared, bundle).map_err(Invalid::from)?;
+        complete(&prepared, &stages, bundle).map_err(Invalid::from)?;
     }
     Ok(prepared)
 }
@@ -175,7 +175,7 @@ fn unpack(global: &Global, file: &Path, sources: &Sources, ui: &Ui) -> Result<Un
 }
 
 /// Whether everything that the programs need is in the bundle.
-fn complete(prepared: &Prepared, bundle: &Unpacked) -> Result<(), Diagnostics> {
+fn complete(prepared: &Prepared, stages: &[&StageFile], bundle: &Unpacked) -> Result<(), Diagnostics> {
     let lacking = prepared.supply.asked().lacking;
     let mut faults = Diagnostics::default();
     let steps = prepared.hosts.iter().flat_map(|(.., program)| &program.stages).flat_map(|stage| &stage.resources);
@@ -189,7 +189,7 @@ fn complete(prepared: &Prepared, bundle: &Unpacked) -> Result<(), Diagnostics> {
     }
     faults.0.dedup();
     faults.into_result(())?;
-    bundle::check_images(prepared.hosts.iter().map(|(.., program)| program), bundle.image_names())
+    bundle::check_images(prepared.hosts.iter().map(|(.., program)| program), stages, bundle.image_names())
 }
 
 /// The programs of all chosen hosts without the project's secrets, as far as their content goes: what they need from outside

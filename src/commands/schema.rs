@@ -35,6 +35,11 @@ pub fn stage() -> Value {
             "resources": {"type": "array", "items": {"oneOf": resources}},
             "checks": {"type": "array", "items": {"oneOf": checks}},
             "endpoints": {"type": "array", "items": {"type": "object"}, "description": "Addresses to show: name: url"},
+            "not_images": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Texts that look like names of images and are none: a bundle need not have them",
+            },
         },
         "definitions": definitions(generator),
     })

@@ -1,14 +1,17 @@
 //! Which images Kubernetes objects name, wherever they name them: so that on a host without a registry the missing ones are known
 //! before anything is applied.
 //!
-//! An `image` field is always one. Elsewhere (environment, arguments, files in ConfigMaps, fields of custom resources) a text is
-//! one when its key, flag or variable has "image" in its name, when its registry is a well-known one, or when its repository is
-//! that of an image that is known.
+//! An `image` field is always one. Elsewhere (environment, arguments, files in ConfigMaps, fields of custom resources) a text with a
+//! version is one when its key, flag or variable has the word "image" in its name, when its registry is a well-known one, or when
+//! its repository is that of an image that is known. That is a guess: `not_images` of a stage is the way out.
+
+mod text;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use self::text::{Hint, says_image};
 use super::reference::Reference;
 
 /// Registries whose names are images wherever they stand.
@@ -74,7 +77,7 @@ pub fn in_objects(objects: &[Value], known: &Known) -> Vec<Named> {
         let namespace = object["metadata"]["namespace"].as_str();
         let name = namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"));
         finder.object = format!("{kind} {name}: ");
-        finder.value(object, "", false);
+        finder.value(object, "", Hint::None);
     }
     finder.found
 }
@@ -82,7 +85,7 @@ pub fn in_objects(objects: &[Value], known: &Known) -> Vec<Named> {
 /// All images that the texts of another thing (a unit file, a configuration) name.
 pub fn in_value(value: &Value, known: &Known) -> Vec<Named> {
     let mut finder = Finder { known, object: String::new(), found: Vec::new() };
-    finder.value(value, "", false);
+    finder.value(value, "", Hint::None);
     finder.found
 }
 
@@ -101,170 +104,136 @@ impl Finder<'_> {
         }
     }
 
-    /// `hinted`: the key or flag before it says that it is an image.
-    fn value(&mut self, value: &Value, at: &str, hinted: bool) {
+    /// `hint`: what the key or flag before it says.
+    fn value(&mut self, value: &Value, at: &str, hint: Hint) {
         match value {
-            Value::Object(map) => self.map(map, at),
+            Value::Object(map) => self.map(map, at, hint == Hint::Images),
             Value::Array(list) => {
-                let mut hinted = hinted;
+                let mut of_flag = None;
                 for (index, item) in list.iter().enumerate() {
-                    self.value(item, &format!("{at}[{index}]"), hinted);
+                    self.value(item, &format!("{at}[{index}]"), of_flag.take().unwrap_or(hint));
                     // `--helper-image NAME` as two arguments.
-                    hinted = item
-                        .as_str()
-                        .is_some_and(|text| text.starts_with('-') && !text.contains('=') && says_image(text));
+                    let flag = item.as_str().filter(|text| text.starts_with('-') && !text.contains('='));
+                    of_flag = flag.map(text::hint);
                 }
             }
-            Value::String(text) => self.text(text, at, hinted),
+            Value::String(text) => self.text(text, at, hint != Hint::None),
             _ => {}
         }
     }
 
-    fn map(&mut self, map: &Map<String, Value>, at: &str) {
+    /// `among_images`: all that is in it should be images.
+    fn map(&mut self, map: &Map<String, Value>, at: &str, among_images: bool) {
         let below = |key: &str| match (at, key.contains(['.', '/'])) {
             (_, true) => format!("{at}[{key:?}]"),
             ("", false) => key.to_owned(),
             (at, false) => format!("{at}.{key}"),
         };
         let text = |key: &str| map.get(key).and_then(Value::as_str);
-        // Two ways of writing one in parts: values of charts, and custom resources.
-        if let Some(repository) = text("repository")
-            && let Some(reference) = composed(repository, text("registry"), map.get("tag"), text("digest"))
-        {
+        let parts = Parts::of(map);
+        if let Some(reference) = parts.as_ref().and_then(Parts::reference) {
             self.push(reference, at, false);
-            return;
+        }
+        let mut done = Vec::new();
+        if parts.is_some_and(|parts| parts.takes_image) {
+            done.push("image");
         }
         // An entry of `env`.
         if let (Some(name), Some(value)) = (text("name"), text("value")) {
             self.text(value, &format!("{}, {name}", below("value")), says_image(name));
-            return;
+            done.extend(["name", "value"]);
         }
-        for (key, value) in map {
+        for (key, value) in map.iter().filter(|(key, _)| !done.contains(&key.as_str())) {
             let at = below(key);
             match value {
-                Value::String(image) if key == "image" => {
-                    if let Some(reference) = Reference::parse(image.trim()) {
-                        let policy = text("imagePullPolicy");
-                        let always = policy.map_or(reference.is_latest(), |policy| policy == "Always");
-                        self.push(reference, &at, always);
-                    }
+                Value::String(image) if key == "image" => self.field(image, text("imagePullPolicy"), &at),
+                // An image as a volume.
+                Value::Object(source) if key == "image" && source.get("reference").is_some_and(Value::is_string) => {
+                    let text = |key: &str| source.get(key).and_then(Value::as_str);
+                    let reference = text("reference").unwrap_or_default();
+                    self.field(reference, text("pullPolicy"), &format!("{at}.reference"));
+                    self.map(source, &at, false);
                 }
                 _ if key == "kubectl.kubernetes.io/last-applied-configuration" => {}
-                _ => self.value(value, &at, says_image(key)),
+                _ if among_images => self.value(value, &at, text::hint_among_images(key)),
+                _ => self.value(value, &at, text::hint(key)),
             }
+        }
+    }
+
+    /// What is an image whatever it looks like.
+    fn field(&mut self, image: &str, policy: Option<&str>, at: &str) {
+        if let Some(reference) = Reference::parse(image.trim()) {
+            let always = policy.map_or(reference.is_latest(), |policy| policy == "Always");
+            self.push(reference, at, always);
         }
     }
 
     fn text(&mut self, text: &str, at: &str, hinted: bool) {
-        if hinted {
-            if let Some(reference) = likely(text.trim()) {
-                self.push(reference, at, false);
-            }
-            return;
-        }
-        for (index, line) in text.lines().enumerate() {
-            let at = if text.contains('\n') { format!("{at}, line {}", index + 1) } else { at.to_owned() };
-            let line = line.trim_start();
-            if line.starts_with('#') {
-                continue;
-            }
-            for reference in fields(line) {
-                self.push(reference, &at, false);
-            }
-            self.words(line, &at);
+        for (line, reference) in text::in_text(text, hinted, self.known) {
+            let at = if line > 0 { format!("{at}, line {line}") } else { at.to_owned() };
+            self.push(reference, &at, false);
         }
     }
+}
 
-    fn words(&mut self, line: &str, at: &str) {
-        let splits = |c: char| c.is_whitespace() || "\"'`,;()[]{}|<>".contains(c);
-        let mut hinted = false;
-        for word in line.split(splits).filter(|word| !word.is_empty()) {
-            let (key, value) = word.split_once('=').map_or(("", word), |(key, value)| (key, value));
-            let after_flag =
-                std::mem::replace(&mut hinted, word.starts_with('-') && !word.contains('=') && says_image(word));
-            if word.contains("://") {
-                continue;
+/// An image that is written in parts, as values of charts and custom resources have it.
+struct Parts<'a> {
+    registry: &'a str,
+    /// With all that stands before the tag.
+    name: String,
+    tag: String,
+    digest: &'a str,
+    /// The field `image` is one of the parts.
+    takes_image: bool,
+}
+
+impl<'a> Parts<'a> {
+    fn of(map: &'a Map<String, Value>) -> Option<Self> {
+        let text = |key: &str| map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let number_or_text = |key: &str| match map.get(key) {
+            Some(Value::Number(number)) => Some(number.to_string()),
+            _ => text(key).map(str::to_owned),
+        };
+        // `repository: https://charts.example.org` is something else.
+        let repository = text("repository").filter(|repository| !repository.contains("://"));
+        let plain = text("image").filter(|image| !image.contains([':', '@']));
+        let mut tag = number_or_text("tag");
+        let (name, takes_image) = match (repository, plain) {
+            // `repository: nvcr.io/nvidia`, `image: driver`, `version: …`
+            (Some(repository), Some(image)) if !image.contains('/') => {
+                tag = tag.or_else(|| number_or_text("version"));
+                (format!("{repository}/{image}"), true)
             }
-            let value = value.trim_end_matches(['.', ':']);
-            let reference = if after_flag || says_image(key) { likely(value) } else { self.told_by_its_name(value) };
-            if let Some(reference) = reference {
-                self.push(reference, at, false);
+            (Some(repository), _) => (repository.to_owned(), false),
+            (None, Some(image)) if text("registry").is_some() || tag.is_some() => (image.to_owned(), true),
+            _ => return None,
+        };
+        let registry = text("registry").unwrap_or_default();
+        let digest = text("digest").unwrap_or_default();
+        Some(Self { registry, name, tag: tag.unwrap_or_default(), digest, takes_image })
+    }
+
+    /// `None` where nothing says which version: then it is often the name of something else.
+    fn reference(&self) -> Option<Reference> {
+        let mut name = match self.registry {
+            "" => self.name.clone(),
+            registry => format!("{registry}/{}", self.name),
+        };
+        match (self.tag.as_str(), self.digest) {
+            ("", "") => return None,
+            (tag, _) if tag.starts_with("sha256:") => name = format!("{name}@{tag}"),
+            (tag, digest) => {
+                if !tag.is_empty() {
+                    name = format!("{name}:{tag}");
+                }
+                if !digest.is_empty() {
+                    name = format!("{name}@{digest}");
+                }
             }
         }
+        Reference::parse(&name)
     }
-
-    /// A word without a hint: fixed to a version, and of a registry or repository that is known.
-    fn told_by_its_name(&self, word: &str) -> Option<Reference> {
-        let reference = Reference::parse(word)?;
-        let port = |tag: &String| tag.parse::<u16>().is_ok();
-        let fixed = reference.digest.is_some() || reference.tag.is_some();
-        let known = self.known.repositories.contains(&reference.repository);
-        let told = if reference.qualified {
-            known || REGISTRIES.contains(&reference.registry())
-        } else {
-            // `postgres:5432` is an address.
-            known && !reference.tag.as_ref().is_some_and(port)
-        };
-        (fixed && told).then_some(reference)
-    }
-}
-
-/// Whether a key, flag or variable is about an image (and not about how or with what it is pulled).
-fn says_image(key: &str) -> bool {
-    let key = key.to_ascii_lowercase().replace(['_', '-'], "");
-    key.contains("image")
-        && !["policy", "secret", "tag", "gc", "size", "digest"].iter().any(|other| key.contains(other))
-}
-
-/// A text that should be an image: more than a single plain word, which could mean anything.
-fn likely(text: &str) -> Option<Reference> {
-    let marked = text.contains(['/', ':', '@']) && !text.starts_with('/');
-    Reference::parse(text).filter(|_| marked && !text.contains("://"))
-}
-
-fn composed(repository: &str, registry: Option<&str>, tag: Option<&Value>, digest: Option<&str>) -> Option<Reference> {
-    let mut name = match registry.filter(|registry| !registry.is_empty()) {
-        Some(registry) => format!("{registry}/{repository}"),
-        None => repository.to_owned(),
-    };
-    let tag = match tag {
-        Some(Value::String(tag)) => tag.clone(),
-        Some(Value::Number(tag)) => tag.to_string(),
-        _ => String::new(),
-    };
-    if !tag.is_empty() {
-        name = format!("{name}:{tag}");
-    }
-    if let Some(digest) = digest.filter(|digest| !digest.is_empty()) {
-        name = format!("{name}@{digest}");
-    }
-    // `repository: https://charts.example.org` is something else.
-    Reference::parse(&name)
-}
-
-/// The values of `image: VALUE`, `"image": "VALUE"`, `image = "VALUE"` in a line of YAML, JSON or the like.
-fn fields(line: &str) -> Vec<Reference> {
-    let mut found = Vec::new();
-    for (at, _) in line.match_indices("image") {
-        let starts = line[..at].chars().next_back().is_none_or(|c| c.is_whitespace() || "\"'{,-".contains(c));
-        let rest = line[at + "image".len()..].trim_start_matches(['"', '\'']).trim_start();
-        let Some(rest) = rest.strip_prefix([':', '=']).filter(|_| starts) else {
-            continue;
-        };
-        let rest = rest.trim_start();
-        let value = match rest.chars().next() {
-            Some(quote @ ('"' | '\'')) => rest[1..].split(quote).next(),
-            // Without quotes it is the whole value, not the first word of a sentence.
-            Some(_) => rest
-                .split([',', '}'])
-                .next()
-                .map(|value| value.split(" #").next().unwrap_or(value).trim_end())
-                .filter(|value| !value.contains(char::is_whitespace)),
-            None => None,
-        };
-        found.extend(value.and_then(Reference::parse));
-    }
-    found
 }
 
 #[cfg(test)]

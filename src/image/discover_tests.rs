@@ -60,7 +60,7 @@ spec:
           image: ghcr.io/kfp/api:2.17
           env:
             - { name: V2_DRIVER_IMAGE, value: 'ghcr.io/kfp/driver:2.17' }
-            - { name: LAUNCHER_IMAGE, value: 'local/launcher' }
+            - { name: LAUNCHER_IMAGE, value: 'local/launcher:2' }
             - { name: IMAGE_PULL_POLICY, value: IfNotPresent }
             - { name: DB_ADDRESS, value: 'postgres:5432' }
             - { name: STORE, value: 'http://minio:9000/a:b' }
@@ -80,13 +80,180 @@ spec:
         [
             "ghcr.io/kfp/api:2.17 <- containers[0].image",
             "ghcr.io/kfp/driver:2.17 <- containers[0].env[0].value, V2_DRIVER_IMAGE",
-            "docker.io/local/launcher:latest <- containers[0].env[1].value, LAUNCHER_IMAGE",
+            "docker.io/local/launcher:2 <- containers[0].env[1].value, LAUNCHER_IMAGE",
             "quay.io/x/sidecar:v3 <- containers[0].env[6].value, SIDECAR",
             "docker.io/library/busybox:1.36 <- containers[0].command[1]",
             "docker.io/library/tools:v2 <- containers[0].command[3]",
             "quay.io/prometheus-operator/prometheus-config-reloader:v0.80.0 <- containers[0].args[0]",
             "docker.io/argoproj/argoexec:v4.0.8 <- containers[0].args[2]",
             "docker.io/argo/executor:v1 <- containers[0].args[3]",
+        ]
+    );
+}
+
+/// `size`, `tag` and `gc` are in these words, not words of their own.
+#[test]
+fn keys_are_read_by_their_words() {
+    for key in [
+        "IMAGE",
+        "CSI_RESIZER_IMAGE",
+        "STAGING_IMAGE",
+        "GC_IMAGE",
+        "SECRET_SYNC_IMAGE",
+        "thanosImage",
+        "CSIImage",
+        "--helper-image",
+        "IMAGE_NAME",
+        "sandbox_image",
+        "baseimage",
+        "image-config.yaml",
+        "images.json",
+        "imageV2",
+    ] {
+        assert!(says_image(key), "{key}");
+    }
+    for key in [
+        "IMAGE_DIR",
+        "imagePullPolicy",
+        "imagePullSecrets",
+        "image-gc-high-threshold",
+        "IMAGE_TAG",
+        "IMAGE_SIZE",
+        "imageUrl",
+        "IMAGE_FORMAT",
+        "images_path",
+        "imagenet",
+        "IMAGINE",
+        "name",
+    ] {
+        assert!(!says_image(key), "{key}");
+    }
+}
+
+#[test]
+fn volumes_lists_and_texts_under_keys_that_say_images() {
+    let text = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: a }
+spec:
+  containers:
+    - name: c
+      image: ghcr.io/a/c:v1
+      env:
+        - { name: CSI_RESIZER_IMAGE, value: 'longhornio/csi-resizer:v1.13.2' }
+        - { name: SIDECAR_IMAGES, value: 'myorg/a:v1,myorg/b:v2 postgres:17' }
+        - { name: IMAGES, value: '{"trainer":"myorg/trainer:v2","at":"12:30","db":"minio:9000"}' }
+      args: ['--images=myorg/c:v1,myorg/d:v2', --worker-images, 'myorg/e:1', 'host:80', --port, '80:80']
+  volumes:
+    - { name: model, image: { reference: 'myorg/model:v1', pullPolicy: Always } }
+    - { name: other, image: { reference: myorg/weights } }
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: m }
+data:
+  images.json: '{"a": {"image": "ghcr.io/x/trainer:v3"}, "b": "myorg/b:v1"}'
+  image-config.yaml: |
+    trainer:
+      image: ghcr.io/x/trainer:v3
+      cache: data/cache
+  settings.yaml: |
+    images:
+      - myorg/one:v1
+      - "myorg/two:v1"
+    paths:
+      - myorg/three:v1
+    worker_image: myorg/four:v1
+    workerImages: [myorg/five:v1, busybox:1]
+    base: myorg/my-image:v1
+---
+apiVersion: example.org/v1
+kind: Platform
+metadata: { name: p }
+spec: { images: { trainer: 'myorg/trainer:v4', registry: 'myorg/registry:1', more: [{ ref: 'myorg/more:v1' }] } }
+"#;
+    let names: Vec<_> = found(text, &[]);
+    let short =
+        |line: &String| line.replace("Pod a: spec.", "").replace("containers[0].", "").replace("docker.io/", "");
+    let names: Vec<_> = names.iter().map(short).map(|line| line.replace("ConfigMap m: data", "")).collect();
+    assert_eq!(
+        names,
+        [
+            "ghcr.io/a/c:v1 <- image",
+            "longhornio/csi-resizer:v1.13.2 <- env[0].value, CSI_RESIZER_IMAGE",
+            "myorg/a:v1 <- env[1].value, SIDECAR_IMAGES",
+            "myorg/b:v2 <- env[1].value, SIDECAR_IMAGES",
+            "library/postgres:17 <- env[1].value, SIDECAR_IMAGES",
+            "myorg/trainer:v2 <- env[2].value, IMAGES",
+            "myorg/c:v1 <- args[0]",
+            "myorg/d:v2 <- args[0]",
+            "myorg/e:1 <- args[2]",
+            "myorg/model:v1 <- volumes[0].image.reference always",
+            "myorg/weights:latest <- volumes[1].image.reference always",
+            "ghcr.io/x/trainer:v3 <- [\"images.json\"]",
+            "myorg/b:v1 <- [\"images.json\"]",
+            "ghcr.io/x/trainer:v3 <- [\"image-config.yaml\"], line 2",
+            "myorg/one:v1 <- [\"settings.yaml\"], line 2",
+            "myorg/two:v1 <- [\"settings.yaml\"], line 3",
+            "myorg/four:v1 <- [\"settings.yaml\"], line 6",
+            "myorg/five:v1 <- [\"settings.yaml\"], line 7",
+            "library/busybox:1 <- [\"settings.yaml\"], line 7",
+            "myorg/trainer:v4 <- Platform p: spec.images.trainer",
+            "myorg/more:v1 <- Platform p: spec.images.more[0].ref",
+        ]
+    );
+}
+
+#[test]
+fn what_only_looks_like_an_image_is_none() {
+    let text = "
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: m }
+data:
+  IMAGE_DIR: data/train
+  IMAGE: data/train
+  IMAGE_STORE: minio:9000
+  settings.yaml: |
+    image_dir: data/train:1
+    base: myorg/my-image:v1
+    image: is pulled once
+";
+    assert_eq!(found(text, &[]), Vec::<String>::new());
+}
+
+/// The policy of NVIDIA's operator, and values of charts.
+#[test]
+fn images_in_parts() {
+    let text = "
+apiVersion: nvidia.com/v1
+kind: ClusterPolicy
+metadata: { name: p }
+spec:
+  driver:
+    repository: nvcr.io/nvidia
+    image: driver
+    version: '550.54'
+    manager: { repository: nvcr.io/nvidia/cloud-native, image: k8s-driver-manager, version: v0.7, env: [] }
+  plugin: { repository: nvcr.io/nvidia, image: k8s-device-plugin }
+  toolkit: { repository: nvcr.io/nvidia, image: 'nvcr.io/nvidia/k8s/toolkit:v1' }
+  ingress: { registry: registry.k8s.io, image: ingress-nginx/controller, tag: v1.11 }
+  sub: { image: myorg/sub, tag: 3 }
+  source: { repository: 'https://example.org/git', image: 'ghcr.io/a/b:v1' }
+  git: { repository: myorg/code, path: x, image: { repository: myorg/inner, tag: v1 } }
+";
+    let names: Vec<_> = found(text, &[]).iter().map(|line| line.replace("ClusterPolicy p: spec.", "")).collect();
+    assert_eq!(
+        names,
+        [
+            "nvcr.io/nvidia/driver:550.54 <- driver",
+            "nvcr.io/nvidia/cloud-native/k8s-driver-manager:v0.7 <- driver.manager",
+            "nvcr.io/nvidia/k8s/toolkit:v1 <- toolkit.image",
+            "registry.k8s.io/ingress-nginx/controller:v1.11 <- ingress",
+            "docker.io/myorg/sub:3 <- sub",
+            "ghcr.io/a/b:v1 <- source.image",
+            "docker.io/myorg/inner:v1 <- git.image",
         ]
     );
 }

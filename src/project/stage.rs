@@ -21,6 +21,8 @@ pub struct StageFile {
     pub checks: Vec<Entry>,
     /// Addresses that the stage offers, shown at the end of `up`: `- inference: http://…`.
     pub endpoints: Vec<Entry>,
+    /// Names that look like images in what the stage applies, and are none, with the place of each.
+    pub not_images: Vec<(String, Place)>,
 }
 
 /// A resource or check as written: `kind: spec`, with its control flow.
@@ -37,7 +39,8 @@ pub struct Entry {
     pub within: Option<u64>,
 }
 
-const STAGE_KEYS: [&str; 8] = ["stage", "summary", "layer", "needs", "when", "resources", "checks", "endpoints"];
+const STAGE_KEYS: [&str; 9] =
+    ["stage", "summary", "layer", "needs", "when", "resources", "checks", "endpoints", "not_images"];
 const ENTRY_KEYS: [&str; 3] = ["when", "for_each", "within"];
 
 impl StageFile {
@@ -84,8 +87,9 @@ impl StageFile {
         let resources = list(tree.get("resources"), "resources", Some(kinds), &mut faults);
         let checks = list(tree.get("checks"), "checks", Some(checks), &mut faults);
         let endpoints = list(tree.get("endpoints"), "endpoints", None, &mut faults);
+        let not_images = strings(tree.get("not_images"), "not_images", &mut faults);
         if faults.is_empty() {
-            Ok(Self { name, place, summary, layer, needs, when, resources, checks, endpoints })
+            Ok(Self { name, place, summary, layer, needs, when, resources, checks, endpoints, not_images })
         } else {
             Err(faults)
         }
@@ -185,12 +189,13 @@ mod tests {
 
     #[test]
     fn a_good_file() {
-        let text = "stage: k3s\nneeds: [system]\nresources:\n  - file: { path: /a }\n    when: x.y\nchecks:\n  - http: {}\n    within: 9\n";
+        let text = "stage: k3s\nneeds: [system]\nresources:\n  - file: { path: /a }\n    when: x.y\nchecks:\n  - http: {}\n    within: 9\nnot_images: [a/b:v1]\n";
         let stage = StageFile::parse("stages/k3s.yml", text, &["file"], &["http"]).unwrap();
         assert_eq!(stage.needs[0].0, "system");
         assert_eq!(stage.resources[0].when.as_ref().unwrap().0, "x.y");
         assert_eq!(stage.resources[0].place.to_string(), "stages/k3s.yml:4:5");
         assert_eq!(stage.checks[0].within, Some(9));
+        assert_eq!(stage.not_images[0].0, "a/b:v1");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub async fn create(global: &Global, options: &BundleCreate, ui: &Ui) -> Result<
         content.images(supply, &progress).await?;
         content.packages(options, &progress)?;
         let names: Vec<_> = content.manifest.image_names().map(str::to_owned).collect();
-        presence::check(programs.iter().copied(), names.iter().map(String::as_str)).map_err(Invalid::from)?;
+        presence::check(programs.iter().copied(), &stages, names.iter().map(String::as_str)).map_err(Invalid::from)?;
         bundle::write(&options.file, content.manifest, content.sources, &key, &progress)
     };
     let result = result.await;

@@ -1,6 +1,6 @@
 //! Before anything is applied on a host without a registry: is every image there that the stages name?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -9,18 +9,22 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::engine::{Program, Step};
 use crate::image::ImageSource;
 use crate::image::discover::{self, Known, Named};
+use crate::image::reference::Reference;
+use crate::project::StageFile;
 
 /// Kinds whose specs name files and secrets, not images that pods use.
 const OTHERS: [&str; 5] = ["apt", "archive", "download", "image", "secret"];
 
-/// Checks that every image that `programs` name is one of `names`.
+/// Checks that every image that `programs` name is one of `names`. `stages` are the files that they come from.
 ///
 /// # Errors
 /// All that are missing, and where each is named; and those that Kubernetes would ask a registry for although they are there.
 pub fn check<'a>(
     programs: impl IntoIterator<Item = &'a Program>,
+    stages: &[&StageFile],
     names: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Diagnostics> {
+    let others = Others::of(stages)?;
     let programs: Vec<_> = programs.into_iter().collect();
     // What image resources bring themselves, those of Dockerfiles among it.
     let own = programs.iter().flat_map(|program| steps(program)).filter(|step| step.kind == "image");
@@ -31,9 +35,10 @@ pub fn check<'a>(
     // Several hosts name the same things.
     let mut faults = BTreeMap::new();
     for program in programs {
-        for step in steps(program) {
+        for (stage, step) in program.stages.iter().flat_map(|stage| stage.resources.iter().map(move |it| (stage, it))) {
             for named in named(step, &known) {
-                let Some((message, hint)) = fault(step, &named, &known) else {
+                let Some((message, hint)) = fault(step, &named, &known).filter(|_| !others.has(&stage.name, &named))
+                else {
                     continue;
                 };
                 faults.entry(message.clone()).or_insert_with(|| Diagnostic::at(step.place.clone(), message).hint(hint));
@@ -59,15 +64,46 @@ fn named(step: &Step, known: &Known) -> Vec<Named> {
     }
 }
 
-fn fault(step: &Step, named: &Named, known: &Known) -> Option<(String, &'static str)> {
+/// Names that stages say are no images.
+struct Others(BTreeSet<(String, String)>);
+
+impl Others {
+    fn of(stages: &[&StageFile]) -> Result<Self, Diagnostics> {
+        let mut names = BTreeSet::new();
+        let mut faults = Diagnostics::default();
+        for stage in stages {
+            for (text, place) in &stage.not_images {
+                match Reference::parse(text) {
+                    Some(reference) => drop(names.insert((stage.name.clone(), reference.stored_name()))),
+                    None => {
+                        let message = format!("{text:?} in `not_images` does not look like the name of an image");
+                        let hint = "write it as the message about the missing image has it, or leave it out";
+                        faults.0.push(Diagnostic::at(place.clone(), message).hint(hint));
+                    }
+                }
+            }
+        }
+        faults.into_result(Self(names))
+    }
+
+    fn has(&self, stage: &str, named: &Named) -> bool {
+        self.0.contains(&(stage.to_owned(), named.reference.stored_name()))
+    }
+}
+
+fn fault(step: &Step, named: &Named, known: &Known) -> Option<(String, String)> {
     let name = named.reference.stored_name();
     let place = format!("{} names it ({})", step.title(), named.at);
     if !known.has(&named.reference) {
-        let hint = "add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again";
+        let hint = format!(
+            "add it to a stage as `image: {{ artifact: NAME }}` (or `image: RECIPE`), and make the bundle again; \
+             if it is no image, name it in that stage file: `not_images: [{}]`",
+            name.trim_start_matches("docker.io/").trim_start_matches("library/")
+        );
         return Some((format!("no image of the bundle is {name}; {place}"), hint));
     }
     if named.always {
-        let hint = "write `imagePullPolicy: IfNotPresent` and a tag other than latest";
+        let hint = "write `imagePullPolicy: IfNotPresent` and a tag other than latest".to_owned();
         let message = format!("Kubernetes would ask a registry for {name} each time, and there is none; {place}");
         return Some((message, hint));
     }
@@ -119,21 +155,38 @@ mod tests {
             ("secret", json!({"data": {"x": "quay.io/not/looked:at"}})),
         ]);
         // Two hosts with the same stages: everything is said once.
-        let faults = check([&program, &program], ["docker.io/library/busybox:1"]).unwrap_err();
+        let faults = check([&program, &program], &[], ["docker.io/library/busybox:1"]).unwrap_err();
         insta::assert_snapshot!(faults.to_string(), @"
         stages/web.yml:4:5: Kubernetes would ask a registry for docker.io/library/busybox:1 each time, and there is none; manifest step-3 names it (Pod a: spec.containers[0].image)
           hint: write `imagePullPolicy: IfNotPresent` and a tag other than latest
         stages/web.yml:2:5: no image of the bundle is ghcr.io/a/b:v1; manifest step-1 names it (Pod a: spec.containers[0].image)
-          hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again
+          hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again; if it is no image, name it in that stage file: `not_images: [ghcr.io/a/b:v1]`
         stages/web.yml:3:5: no image of the bundle is registry.k8s.io/pause:3.10; file step-2 names it (content, line 1)
-          hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again
+          hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again; if it is no image, name it in that stage file: `not_images: [registry.k8s.io/pause:3.10]`
         ");
-        check([&program], []).unwrap_err();
+        check([&program], &[], []).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_stage_says_is_no_image_is_none_there() {
+        let program = program(&[("manifest", pod("data/train", ", imagePullPolicy: Never"))]);
+        let stage = |name: &str, other: &str| {
+            let text = format!("stage: {name}\nnot_images: ['{other}']\n");
+            StageFile::parse(&format!("stages/{name}.yml"), &text, &[], &[]).unwrap()
+        };
+        check([&program], &[&stage("web", "data/train")], []).unwrap();
+        check([&program], &[&stage("web", "docker.io/data/train:latest")], []).unwrap();
+        for other in [stage("web", "data/test"), stage("api", "data/train")] {
+            let fault = check([&program], &[&other], []).unwrap_err().to_string();
+            assert!(fault.contains("not_images: [data/train:latest]"), "{fault}");
+        }
+        let fault = check([&program], &[&stage("web", "Data")], []).unwrap_err().to_string();
+        assert!(fault.starts_with("stages/web.yml:2:14: \"Data\" in `not_images` does not look like"), "{fault}");
     }
 
     #[test]
     fn what_is_there_is_fine() {
         let program = program(&[("manifest", pod("busybox:1", ""))]);
-        check([&program], ["busybox:1"]).unwrap();
+        check([&program], &[], ["busybox:1"]).unwrap();
     }
 }

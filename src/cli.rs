@@ -172,7 +172,7 @@ pub enum SecretCommand {
 pub enum ArtifactCommand {
     /// All artifacts of the chosen inventory
     List,
-    /// Bring artifacts into the cache: download, or build by their recipe
+    /// Bring artifacts into the cache: download, pull, or build by their recipe
     Fetch { names: Vec<String> },
     /// Compare what is in the cache with its hashes
     Verify,

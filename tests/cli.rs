@@ -219,3 +219,59 @@ fn a_closed_pipe_is_no_error() {
     let output = std::process::Command::new("bash").arg("-c").arg(script).current_dir(project.path()).output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
+
+#[test]
+fn artifacts_one_by_one_and_in_json_lines() {
+    let project = Project::new();
+    let artifact = |name: &str, script: &str| {
+        format!("{name}:\n  version: v1\n  kind: binary\n  recipe: {{ script: {script} }}\n")
+    };
+    project
+        .write("stages/web.yml", "stage: web\n")
+        .write("artifacts.yml", &[artifact("bad", "bad.sh"), artifact("good", "good.sh")].concat())
+        .write("bad.sh", "echo no luck; exit 3\n")
+        .write("good.sh", "echo content > \"$1\"\n");
+    let lines = |arguments: &[&str]| {
+        let (code, out, _) = project.run(arguments);
+        let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["schema"], 1, "{out}");
+        assert!(lines[1..].iter().all(|line| line.get("schema").is_none()), "{out}");
+        (code, lines)
+    };
+    let (code, fetched) = lines(&["--json", "artifact", "fetch"]);
+    let results: Vec<_> = fetched.iter().map(|line| line["result"].as_str().unwrap_or_default()).collect();
+    assert_eq!((code, results), (1, vec!["failed", "cached", ""]));
+    assert!(fetched[0]["error"].as_str().unwrap().contains("no luck"), "{fetched:?}");
+    assert_eq!((&fetched[2]["cached"], &fetched[2]["ok"]), (&1.into(), &false.into()));
+    let (code, _, err) = project.run(&["artifact", "fetch"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("error: bad: ") && err.contains("1 artifacts are in the cache, 1 could not be had"), "{err}");
+    let (code, listed) = lines(&["--json", "artifact", "list"]);
+    assert_eq!((code, &listed[2]["artifacts"], &listed[2]["cached"]), (0, &2.into(), &1.into()));
+
+    // Cut, as a full disk does it.
+    let sha256 = listed[1]["artifact"]["hash"].as_str().unwrap();
+    project.run(&["artifact", "verify"]);
+    let blob = project.path().join("cache/provision/blobs/sha256").join(sha256);
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, "con").unwrap();
+    let (code, verified) = lines(&["--json", "artifact", "verify"]);
+    assert_eq!((code, &verified[1]["result"], &verified[2]["damaged"]), (1, &"damaged".into(), &1.into()));
+    assert!(!blob.exists());
+    let (code, out, _) = project.run(&["artifact", "verify"]);
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "0 of 0 files (0.0 MB) are what their hashes say; 2 artifacts are not in the cache\n")
+    );
+}
+
+#[test]
+fn what_asks_the_network_takes_no_bundle() {
+    let project = Project::new();
+    project.write("stages/web.yml", "stage: web\n");
+    for arguments in [&["--bundle", "none", "artifact", "fetch"][..], &["--bundle", "none", "bundle", "create", "x"]] {
+        let (code, out, err) = project.run(arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.contains("takes nothing from a bundle") && err.contains("hint: leave out --bundle"), "{err}");
+    }
+}

@@ -54,12 +54,12 @@ pub fn ensure(
     Ok(built)
 }
 
-/// What the cache has of it. Builds nothing.
+/// What was built of it and may still be in the cache. Only looks.
 ///
 /// # Errors
 /// When an input or the cache cannot be read.
 pub fn cached(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path, store: &Store) -> Result<Option<Built>> {
-    store.built(&key(artifact, recipe, root)?)
+    store.record(&key(artifact, recipe, root)?)
 }
 
 /// Key of everything that it is built from.

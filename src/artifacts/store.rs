@@ -176,16 +176,37 @@ impl Store {
     /// # Errors
     /// When reading fails. A record that does not parse counts as none.
     pub fn built(&self, key: &str) -> Result<Option<Built>> {
-        let path = self.record_path(key);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        let Ok(built) = serde_json::from_slice::<Built>(&text) else {
+        let Some(built) = self.record(key)? else {
             return Ok(None);
         };
         Ok(self.get(&built.sha256)?.map(|_| built))
+    }
+
+    /// What was recorded of the recipe with these inputs, whether its file is still there or not, and what it should be. Only
+    /// looks, unlike [`Store::built`].
+    ///
+    /// # Errors
+    /// When reading fails. A record that does not parse counts as none.
+    pub fn record(&self, key: &str) -> Result<Option<Built>> {
+        let path = self.record_path(key);
+        match fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    /// Bytes of the file that should have this content; `None` when there is none. Only looks: it may be damaged.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    pub fn size(&self, sha256: &str) -> Result<Option<u64>> {
+        let path = self.blob_path(sha256);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("looking at {}", path.display())),
+        }
     }
 
     /// Moves what the recipe with these inputs built into the cache, and records it.

@@ -20,7 +20,10 @@ pub use unpack::{Lacking, Unpacked};
 
 pub async fn bundle(global: &Global, command: &BundleCommand, ui: &Ui) -> Result<Exit> {
     match command {
-        BundleCommand::Create(options) => create::create(global, options, ui).await,
+        BundleCommand::Create(options) => {
+            refuse(global, "bundle create", "puts in what it finds without one")?;
+            create::create(global, options, ui).await
+        }
         BundleCommand::List { file } => list(file, ui),
         BundleCommand::Verify { file } => verify(global, file, ui),
         BundleCommand::Keygen { secret_key } => keygen(secret_key.as_deref(), ui),
@@ -42,6 +45,20 @@ pub fn public_key(global: &Global) -> Result<PublicKey> {
     let fault = Diagnostic::new("a bundle is used only when it is signed by a key that you trust, and no key is named")
         .hint("give the public key of whoever made it: --public-key RW… or --public-key FILE.pub");
     Err(Invalid::from(fault).into())
+}
+
+/// For commands that a bundle means nothing to: `--bundle` promises that nothing is asked of a network.
+///
+/// # Errors
+/// When one is given.
+pub fn refuse(global: &Global, command: &str, reason: &str) -> Result<(), Invalid> {
+    if global.bundle.is_none() {
+        return Ok(());
+    }
+    let fault = Diagnostic::new(format!("`{command}` takes nothing from a bundle: it {reason}"));
+    Err(fault
+        .hint("leave out --bundle (or unset PROVISION_BUNDLE); `up --bundle FILE` needs no such step before")
+        .into())
 }
 
 fn keygen(path: Option<&Path>, ui: &Ui) -> Result<Exit> {

@@ -169,7 +169,7 @@ pub fn names(archive: &Path) -> Result<Vec<String>> {
 }
 
 /// All of a text that may be at most [`LARGEST_MANIFEST`] long.
-fn limited(from: impl Read) -> Result<Vec<u8>> {
+pub(super) fn limited(from: impl Read) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     from.take(LARGEST_MANIFEST + 1).read_to_end(&mut text)?;
     if text.len() as u64 > LARGEST_MANIFEST {

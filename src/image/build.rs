@@ -56,14 +56,14 @@ pub fn build(recipe_path: &Path, project_root: &Path, store: &Store, progress: P
     pin(built).context("a built image without a reference")
 }
 
-/// The image of a recipe, if the cache has it. Builds nothing.
+/// The image of a recipe, if it was built; it may still be in the cache. Only looks.
 ///
 /// # Errors
 /// When the recipe is wrong, or an input or the cache cannot be read.
 pub fn cached(recipe_path: &Path, project_root: &Path, store: &Store) -> Result<Option<BuiltImage>> {
     let root = std::fs::canonicalize(project_root)?;
     let key = key(&recipe::load(recipe_path)?, &root)?;
-    Ok(store.built(&key)?.and_then(pin))
+    Ok(store.record(&key)?.and_then(pin))
 }
 
 fn pin(built: Built) -> Option<BuiltImage> {

@@ -15,7 +15,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, WWW_AUTHENTIC
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
-use super::archive::LARGEST_MANIFEST;
+use super::archive::{LARGEST_MANIFEST, limited};
 use super::reference::Reference;
 use crate::artifacts::{Progress, Store};
 use crate::hash;
@@ -40,6 +40,48 @@ pub async fn pull(reference: &str, digest: &str, store: &Store, folder: &Path, p
     let (registry, name) = parsed.repository.split_once('/').context("an image without a registry")?;
     let mut puller = Puller { registry: Registry::new(registry, name)?, store, folder, progress, what: reference };
     puller.image(digest).await.with_context(|| format!("pulling the image {reference}@{digest}"))
+}
+
+/// What the cache has of an image of a registry.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Hashes of its manifests, configuration and layers that are there. Their content is not looked at, but for manifests.
+    pub files: Vec<String>,
+    /// Nothing that this machine's processor needs is missing.
+    pub complete: bool,
+}
+
+/// Looks which blobs of an image the cache has.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn pulled(digest: &str, store: &Store) -> Result<Pulled> {
+    let mut pulled = Pulled { files: Vec::new(), complete: true };
+    let mut wanted = vec![digest.to_owned()];
+    let mut is_manifest = true;
+    // From an index to a manifest, and from there to its parts.
+    while let Some(digest) = wanted.pop() {
+        let Some(sha256) = sha256_of(&digest).ok().filter(|it| store.size(it).is_ok_and(|size| size.is_some())) else {
+            pulled.complete = false;
+            continue;
+        };
+        pulled.files.push(sha256.to_owned());
+        if !std::mem::take(&mut is_manifest) {
+            continue;
+        }
+        let text = limited(File::open(store.blob_path(sha256))?).unwrap_or_default();
+        let manifest: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let of = |part: &Value| part["digest"].as_str().unwrap_or_default().to_owned();
+        if let Some(platforms) = manifest["manifests"].as_array() {
+            is_manifest = true;
+            wanted.extend(platforms.iter().find(|it| is_this_platform(&it["platform"])).map(of));
+            pulled.complete &= !wanted.is_empty();
+        } else {
+            wanted.push(of(&manifest["config"]));
+            wanted.extend(manifest["layers"].as_array().into_iter().flatten().map(of));
+        }
+    }
+    Ok(pulled)
 }
 
 struct Puller<'a> {

@@ -1,12 +1,13 @@
 //! What names in stage files stand for: artifacts of the lock and images of recipes, built where they must be.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::dockerfile::{self, DockerBuild, DockerSpec};
-use super::{BuiltImage, build};
+use super::{BuiltImage, build, pull};
 use crate::artifacts::{Artifact, Lock, Progress, Source, Store, download, script};
 use crate::host::ArtifactPin;
 
@@ -72,9 +73,25 @@ pub struct Row {
     pub from: String,
     /// SHA-256 or digest; `None` for what is not built yet.
     pub hash: Option<String>,
-    /// Bytes in the cache; `None` when it is not there.
+    /// Bytes in the cache; `None` when it is not there, or not all of it.
     pub cached: Option<u64>,
     pub license: Option<String>,
+    /// SHA-256 of its files in the cache: an image of a registry has many, others have one.
+    #[serde(skip)]
+    files: Vec<String>,
+}
+
+/// What verifying an artifact found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    pub name: String,
+    /// How many files of it are in the cache and were hashed, and their bytes.
+    pub files: usize,
+    pub bytes: u64,
+    /// How many of them were damaged, and are removed.
+    pub damaged: usize,
+    /// Nothing of it was missing before.
+    pub complete: bool,
 }
 
 /// The artifacts of a project and the cache that holds them.
@@ -181,7 +198,7 @@ impl Sources {
         dockerfile::prepare(spec, &self.root, &self.store, progress)
     }
 
-    /// All artifacts, and what of them the cache has. Brings and builds nothing.
+    /// All artifacts, and what of them the cache has. Only looks: brings, builds and removes nothing.
     ///
     /// # Errors
     /// When the cache cannot be read.
@@ -202,58 +219,90 @@ impl Sources {
                 (format!("recipe {recipe}"), built.map(|image| image.archive.sha256))
             }
         };
-        let file = hash.as_deref().filter(|hash| crate::hash::is_sha256(hash));
-        let file = file.map(|hash| self.store.open_blob(hash)).transpose()?.flatten();
+        let (files, complete) = match (&artifact.source, &hash) {
+            (Source::Registry { digest, .. }, _) => {
+                let pull::Pulled { files, complete } = pull::pulled(digest, &self.store)?;
+                (files, complete)
+            }
+            (_, Some(sha256)) if self.store.size(sha256)?.is_some() => (vec![sha256.clone()], true),
+            _ => (Vec::new(), false),
+        };
+        let mut bytes = 0;
+        for file in &files {
+            bytes += self.store.size(file)?.unwrap_or_default();
+        }
         Ok(Row {
             name: artifact.name.clone(),
             version: artifact.version.clone(),
             kind: artifact.kind,
             from,
             hash,
-            cached: file.and_then(|file| Some(file.metadata().ok()?.len())),
+            cached: complete.then_some(bytes),
             license: artifact.license.clone(),
+            files,
         })
     }
 
-    /// Brings or builds what the cache does not have of these artifacts. An image of a registry is pulled by the host, so there is
-    /// nothing to bring for it here.
+    /// Brings or builds what the cache does not have of these artifacts; images of registries, too, for this machine's processor.
+    /// One that cannot be had does not keep the others from being tried: each comes with how it went.
     ///
     /// # Errors
-    /// The first that cannot be had.
-    pub async fn fetch(&self, names: &[String], progress: Progress<'_>) -> Result<()> {
-        for name in names {
-            let artifact = self.lock.get(name)?;
-            match &artifact.source {
-                Source::Url { .. } => {
-                    download::fetch(&self.lock.pin(name)?, &self.store, progress).await?;
-                }
-                Source::Registry { .. } => progress(&format!("{name}: pulled by the host, nothing to fetch")),
-                Source::Script(_) | Source::Image(_) => {
-                    tokio::task::block_in_place(|| self.artifact(name, progress))?;
-                }
+    /// When there is none of one of these names; then nothing was tried.
+    pub async fn fetch(&self, names: &[String], progress: Progress<'_>) -> Result<Vec<(String, Result<()>)>> {
+        let artifacts = names.iter().map(|name| self.lock.get(name)).collect::<Result<Vec<_>>>()?;
+        let mut fetched = Vec::new();
+        for artifact in artifacts {
+            fetched.push((artifact.name.clone(), self.fetch_one(artifact, progress).await));
+        }
+        Ok(fetched)
+    }
+
+    async fn fetch_one(&self, artifact: &Artifact, progress: Progress<'_>) -> Result<()> {
+        match &artifact.source {
+            Source::Url { .. } => {
+                download::fetch(&self.lock.pin(&artifact.name)?, &self.store, progress).await?;
+            }
+            Source::Registry { reference, digest } => {
+                let work = self.store.work("image")?;
+                pull::pull(reference, digest, &self.store, work.path(), progress).await?;
+            }
+            Source::Script(_) | Source::Image(_) => {
+                tokio::task::block_in_place(|| self.artifact(&artifact.name, progress))?;
             }
         }
         Ok(())
     }
 
-    /// Hashes every file that the cache has of the artifacts, from start to end. Answers with the names of those whose content is
-    /// not what it must be; the next use brings or builds them again.
+    /// Hashes every file that the cache has of the artifacts, from start to end, and removes what is damaged: the next use brings
+    /// or builds it again.
     ///
     /// # Errors
     /// When the cache cannot be read.
-    pub fn verify(&self, progress: Progress<'_>) -> Result<Vec<String>> {
-        let mut broken = Vec::new();
+    pub fn verify(&self, progress: Progress<'_>) -> Result<Vec<Verified>> {
+        let mut seen: BTreeMap<String, bool> = BTreeMap::new();
+        let mut all = Vec::new();
         for row in self.list()? {
-            let Some(hash) = row.hash.filter(|_| row.cached.is_some()) else {
-                continue;
-            };
-            progress(&format!("{}: hashing", row.name));
-            if !self.store.verify(&hash)? {
-                self.store.forget(&hash)?;
-                broken.push(row.name);
+            let mut verified =
+                Verified { name: row.name, files: 0, bytes: 0, damaged: 0, complete: row.cached.is_some() };
+            for file in row.files {
+                progress(&format!("{}: hashing {}", verified.name, &file[..12]));
+                let bytes = self.store.size(&file)?.unwrap_or_default();
+                // Images share layers.
+                let good = match seen.get(&file) {
+                    Some(good) => *good,
+                    None => self.store.verify(&file)?,
+                };
+                if !good {
+                    self.store.forget(&file)?;
+                }
+                seen.insert(file, good);
+                verified.files += 1;
+                verified.bytes += bytes;
+                verified.damaged += usize::from(!good);
             }
+            all.push(verified);
         }
-        Ok(broken)
+        Ok(all)
     }
 }
 
@@ -288,21 +337,91 @@ mod tests {
             rows.into_iter().filter(|row| row.cached.is_some()).map(|row| row.name).collect()
         };
         assert_eq!(cached(), Vec::<String>::new());
-        let names = ["made".to_owned(), "app".to_owned(), "pulled".to_owned()];
-        sources.fetch(&names, &|_| {}).await.unwrap();
+        let names = ["made".to_owned(), "app".to_owned()];
+        for (name, result) in sources.fetch(&names, &|_| {}).await.unwrap() {
+            result.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        }
         assert_eq!(cached(), ["app", "made"]);
-        assert_eq!(sources.verify(&|_| {}).unwrap(), Vec::<String>::new());
+        let counts = || -> Vec<_> {
+            let verified = sources.verify(&|_| {}).unwrap();
+            verified.into_iter().map(|it| (it.name, it.files, it.damaged, it.complete)).collect()
+        };
+        let row = |name: &str, files, damaged, complete| (name.to_owned(), files, damaged, complete);
+        let absent = [row("file", 0, 0, false), row("made", 0, 0, false), row("pulled", 0, 0, false)];
+        let good =
+            [row("app", 1, 0, true), row("file", 0, 0, false), row("made", 1, 0, true), row("pulled", 0, 0, false)];
+        assert_eq!(counts(), good);
 
+        // Damaged with the same size and time, where only hashing finds it; and cut, as a full disk does it.
         let made = sources.artifact("made", &|_| {}).unwrap();
         let path = sources.store().blob_path(&made.sha256);
-        // The same size and time: only hashing finds it.
         let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+        for content in ["CONTENT\n", "con"] {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, content).unwrap();
+            std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            assert_eq!(cached(), ["app", "made"]);
+            assert!(path.exists(), "the list only looks");
+            let mut damaged = good.clone();
+            damaged[2].2 = 1;
+            assert_eq!(counts(), damaged);
+            assert!(!path.exists());
+            assert_eq!(cached(), ["app"]);
+            assert_eq!(counts()[1..], absent);
+            assert_eq!(sources.artifact("made", &|_| {}).unwrap(), made, "built again");
+        }
+    }
+
+    /// An image of a registry in parts, its manifest first.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn images_of_registries_count_blob_by_blob() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = b"{}";
+        let sha256 = hash::sha256(config);
+        let manifest = format!("{{\"config\":{{\"digest\":\"sha256:{sha256}\",\"size\":2}},\"layers\":[]}}");
+        let text = format!(
+            "pulled:\n  version: v1\n  kind: image\n  ref: example.org/pulled:v1\n  digest: sha256:{}\n",
+            hash::sha256(&manifest)
+        );
+        let lock = Lock::parse("artifacts.yml", &text).unwrap();
+        let sources = Sources::new(lock, Store::at(dir.path().join("cache")).unwrap(), dir.path());
+        let store = sources.store();
+        let put = |content: &[u8]| {
+            let work = store.work("test").unwrap();
+            std::fs::write(work.path().join("blob"), content).unwrap();
+            store.put(&work.path().join("blob")).unwrap();
+        };
+        put(manifest.as_bytes());
+        assert_eq!(sources.list().unwrap()[0].cached, None, "the configuration is missing");
+        put(config);
+        assert_eq!(sources.list().unwrap()[0].cached, Some(manifest.len() as u64 + 2));
+        // All is there: nobody is asked.
+        sources.fetch(&["pulled".to_owned()], &|_| {}).await.unwrap()[0].1.as_ref().unwrap();
+        let path = store.blob_path(&sha256);
         std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "CONTENT\n").unwrap();
-        std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
-        assert_eq!(sources.verify(&|_| {}).unwrap(), ["made"]);
-        assert_eq!(cached(), ["app"]);
-        assert_eq!(sources.artifact("made", &|_| {}).unwrap(), made, "built again");
+        std::fs::write(&path, "[]").unwrap();
+        let verified = sources.verify(&|_| {}).unwrap();
+        assert_eq!((verified[0].files, verified[0].damaged), (2, 1));
+        assert!(!path.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_cannot_be_had_does_not_hide_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("bad.sh"), "exit 3\n").unwrap();
+        std::fs::write(dir.path().join("good.sh"), "echo content > \"$1\"\n").unwrap();
+        let artifact = |name: &str, script: &str| {
+            format!("{name}:\n  version: v1\n  kind: binary\n  recipe: {{ script: {script} }}\n")
+        };
+        let text = [artifact("a", "bad.sh"), artifact("b", "good.sh"), artifact("c", "bad.sh")].concat();
+        let lock = Lock::parse("artifacts.yml", &text).unwrap();
+        let sources = Sources::new(lock, Store::at(dir.path().join("cache")).unwrap(), dir.path());
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let fetched = sources.fetch(&names, &|_| {}).await.unwrap();
+        let failed: Vec<_> = fetched.iter().filter(|(_, it)| it.is_err()).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(failed, ["a", "c"]);
+        let error = sources.fetch(&["b".to_owned(), "d".to_owned()], &|_| {}).await.unwrap_err().to_string();
+        assert!(error.contains("d"), "{error}");
     }
 
     #[test]

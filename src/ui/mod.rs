@@ -9,6 +9,7 @@ pub mod table;
 
 use std::io::{IsTerminal, Write};
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -43,6 +44,8 @@ pub struct Ui {
     /// Whether more than one host is worked on: then lines name theirs.
     many: RwLock<bool>,
     redactor: RwLock<Redactor>,
+    /// No JSON line was written yet.
+    schema_due: AtomicBool,
     live: live::Live,
 }
 
@@ -56,6 +59,7 @@ impl Ui {
             color,
             many: RwLock::new(false),
             redactor: RwLock::default(),
+            schema_due: AtomicBool::new(true),
             live: live::Live::new(terminal && !json && !verbose),
         }
     }
@@ -95,9 +99,12 @@ impl Ui {
         });
     }
 
-    /// A line of a JSON answer, on standard output.
+    /// A line of a JSON answer, on standard output. The first one of all has the version of the schema.
     pub fn json_line(&self, value: &Value) {
         let mut value = value.clone();
+        if let (true, Some(line)) = (self.schema_due.swap(false, Ordering::Relaxed), value.as_object_mut()) {
+            line.entry("schema").or_insert_with(|| json::SCHEMA.into());
+        }
         if let Ok(redactor) = self.redactor.read() {
             redactor.redact_json(&mut value);
         }

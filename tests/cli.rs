@@ -275,3 +275,82 @@ fn what_asks_the_network_takes_no_bundle() {
         assert!(err.contains("takes nothing from a bundle") && err.contains("hint: leave out --bundle"), "{err}");
     }
 }
+
+/// The archive with the real Helm, as the sandbox builds it; other tests build it where it is missing.
+fn helm() -> Option<std::path::PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(Into::into);
+    let cache = cache.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"));
+    let archive = cache.join("provision/tools/helm-v4.3.1-linux-amd64.tar.gz");
+    let required = std::env::var("PROVISION_REQUIRE_PEERS").as_deref() == Ok("1");
+    assert!(archive.exists() || !required, "PROVISION_REQUIRE_PEERS=1, but there is no {}", archive.display());
+    archive.exists().then_some(archive)
+}
+
+#[test]
+fn a_bundle_needs_the_images_in_charts_and_their_hooks() {
+    let Some(helm) = helm() else { return };
+    let project = Project::new();
+    let pod = |name: &str, hook: &str, image: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ {name}, annotations: {{ {hook} }} }}\n\
+             spec: {{ containers: [{{ name: c, image: {image} }}] }}\n"
+        )
+    };
+    project
+        .write("charts/demo/Chart.yaml", "apiVersion: v2\nname: demo\nversion: 0.1.0\nkubeVersion: '>=1.25.0'\n")
+        .write("charts/demo/values.yaml", "image: ghcr.io/x/chart-default:v9\nother: ghcr.io/x/unused:v1\n")
+        .write("charts/demo/templates/app.yaml", &pod("name: app", "", "\"{{ .Values.image }}\""))
+        .write(
+            "charts/demo/templates/hook.yaml",
+            &pod("generateName: h-", "helm.sh/hook: pre-install", "ghcr.io/x/hook:v1"),
+        )
+        .write("charts/demo/templates/test.yaml", &pod("name: t", "helm.sh/hook: test", "ghcr.io/x/test:v1"))
+        .write("pack.sh", "tar -cz -C charts demo > \"$1\"\n")
+        .write("helm.sh", &format!("cp {} \"$1\"\n", helm.display()));
+    let recipe = |name: &str, kind: &str, script: &str| {
+        format!("{name}:\n  version: v1\n  kind: {kind}\n  recipe: {{ script: {script}, inputs: [charts] }}\n")
+    };
+    let chart = recipe("demo-chart", "chart", "pack.sh");
+    let stage = |chart: &str, others: &str| {
+        let release =
+            format!("{{ release: demo, namespace: demo, chart: {chart}, values: {{ image: 'ghcr.io/x/app:v1' }} }}");
+        format!("stage: web\nresources:\n  - helm: {release}\nnot_images: [{others}]\n")
+    };
+    project.run(&["bundle", "keygen", "--secret-key", "key"]);
+    let create = ["bundle", "create", "--secret-key", "key", "b.tar.zst"];
+
+    // Nothing can be known without Helm, and nothing of a chart that would be downloaded.
+    project.write("artifacts.yml", &chart).write("stages/web.yml", &stage("{ path: charts/demo }", ""));
+    let (code, _, err) = project.run(&create);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("stages/web.yml:3:5: which images helm demo/demo needs cannot be known"), "{err}");
+    project.write("artifacts.yml", &[chart, recipe("helm", "archive", "helm.sh")].concat());
+    project.write("stages/web.yml", &stage("{ oci: 'oci://ghcr.io/x/demo', version: 0.1.0 }", ""));
+    let (code, _, err) = project.run(&create);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("stages/web.yml:3:5: helm demo/demo comes from oci://ghcr.io/x/demo"), "{err}");
+
+    for from in ["{ path: charts/demo }", "{ artifact: demo-chart }"] {
+        project.write("stages/web.yml", &stage(from, ""));
+        let (code, _, err) = project.run(&create);
+        assert_eq!(code, 2, "{err}");
+        let missing: Vec<_> = err.lines().filter_map(|line| line.split_once("no image of the bundle is ")).collect();
+        let missing: Vec<_> = missing.iter().map(|(_, rest)| rest.split(';').next().unwrap()).collect();
+        assert_eq!(missing, ["ghcr.io/x/app:v1", "ghcr.io/x/hook:v1", "ghcr.io/x/test:v1"], "{err}");
+        assert!(!project.path().join("b.tar.zst").exists());
+    }
+
+    project.write(
+        "stages/web.yml",
+        &stage("{ artifact: demo-chart }", "'ghcr.io/x/app:v1', 'ghcr.io/x/hook:v1', 'ghcr.io/x/test:v1'"),
+    );
+    let (code, _, err) = project.run(&create);
+    assert_eq!(code, 0, "{err}");
+    let (_, listed, _) = project.run(&["bundle", "list", "b.tar.zst"]);
+    assert!(listed.contains("helm demo/demo"), "the chart is in the bundle: {listed}");
+
+    project.write("charts/demo/templates/app.yaml", "{{ fail \"port is needed\" }}");
+    let (code, _, err) = project.run(&create);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("helm demo/demo") && err.contains("port is needed"), "{err}");
+}

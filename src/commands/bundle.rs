@@ -1,5 +1,6 @@
 //! `provision bundle create|list|verify|keygen`.
 
+mod charts;
 mod create;
 mod presence;
 mod unpack;
@@ -15,6 +16,7 @@ use crate::cli::{BundleCommand, Global};
 use crate::diagnostic::Diagnostic;
 use crate::ui::{Ui, table};
 
+pub use charts::Charts;
 pub use presence::check as check_images;
 pub use unpack::{Lacking, Unpacked};
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::Invalid;
-use super::bundle::{self, Unpacked};
+use super::bundle::{self, Charts, Unpacked};
 use super::supply::{Builds, Supply};
 use crate::checks::registry as check_registry;
 use crate::cli::{Global, Selection};
@@ -161,7 +161,11 @@ pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) 
     }
     let prepared = compile_all(&project, &stages, selection, secrets, builds, supply, ui)?;
     if let Some(bundle) = prepared.supply.bundle() {
-        complete(&prepared, &stages, bundle).map_err(Invalid::from)?;
+        let programs = || prepared.hosts.iter().map(|(.., program)| program);
+        let store = prepared.supply.sources().store();
+        let charts = Charts::of(programs(), store, || prepared.supply.helm(&project, ui))?;
+        complete(&prepared).map_err(Invalid::from)?;
+        bundle::check_images(programs(), &stages, bundle.image_names(), &charts).map_err(Invalid::from)?;
     }
     Ok(prepared)
 }
@@ -174,8 +178,8 @@ fn unpack(global: &Global, file: &Path, sources: &Sources, ui: &Ui) -> Result<Un
     unpacked
 }
 
-/// Whether everything that the programs need is in the bundle.
-fn complete(prepared: &Prepared, stages: &[&StageFile], bundle: &Unpacked) -> Result<(), Diagnostics> {
+/// Whether the bundle has all images that the project makes or pins.
+fn complete(prepared: &Prepared) -> Result<(), Diagnostics> {
     let lacking = prepared.supply.asked().lacking;
     let mut faults = Diagnostics::default();
     let steps = prepared.hosts.iter().flat_map(|(.., program)| &program.stages).flat_map(|stage| &stage.resources);
@@ -188,8 +192,7 @@ fn complete(prepared: &Prepared, stages: &[&StageFile], bundle: &Unpacked) -> Re
         }
     }
     faults.0.dedup();
-    faults.into_result(())?;
-    bundle::check_images(prepared.hosts.iter().map(|(.., program)| program), stages, bundle.image_names())
+    faults.into_result(())
 }
 
 /// The programs of all chosen hosts without the project's secrets, as far as their content goes: what they need from outside

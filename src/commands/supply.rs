@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
+use serde_json::Value;
 
 use super::Invalid;
 use super::bundle::{Lacking, Unpacked};
@@ -13,6 +14,7 @@ use crate::engine::compile::Supplier;
 use crate::host::ArtifactPin;
 use crate::image::Sources;
 use crate::project::Project;
+use crate::project::render::lookup;
 use crate::resources::{BuiltImage, DockerBuild, DockerSpec, ImageSource, Shipped};
 use crate::ui::Ui;
 
@@ -108,6 +110,16 @@ impl Supply {
     /// The supplier for the compiler, telling its progress to `ui`.
     pub fn on<'a>(&'a self, ui: &'a Ui) -> Supplying<'a> {
         Supplying { supply: self, ui }
+    }
+
+    /// The archive with Helm that the project means, for this machine.
+    ///
+    /// # Errors
+    /// When there is none, or the bundle does not have it.
+    pub fn helm(&self, project: &Project, ui: &Ui) -> Result<ArtifactPin> {
+        let context = project.context();
+        let named = lookup(&context, "tools.helm").and_then(Value::as_str);
+        self.on(ui).artifact(named.unwrap_or("helm"))
     }
 
     /// The file with this content, if the cache of this machine has it.

@@ -67,13 +67,19 @@ pub struct Named {
 /// All images that these objects name, in their order.
 pub fn in_objects(objects: &[Value], known: &Known) -> Vec<Named> {
     let mut finder = Finder { known, object: String::new(), found: Vec::new() };
+    let is_list = |object: &Value| object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
     for object in objects {
+        if let Some(items) = object["items"].as_array().filter(|_| is_list(object)) {
+            finder.found.extend(in_objects(items, known));
+            continue;
+        }
         let kind = object["kind"].as_str().unwrap_or_default();
         // A definition describes fields, and a secret is not to be looked into.
         if matches!(kind, "CustomResourceDefinition" | "Secret") {
             continue;
         }
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let name = object["metadata"]["name"].as_str().or(object["metadata"]["generateName"].as_str());
+        let name = name.unwrap_or_default();
         let namespace = object["metadata"]["namespace"].as_str();
         let name = namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"));
         finder.object = format!("{kind} {name}: ");

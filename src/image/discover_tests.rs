@@ -344,6 +344,19 @@ spec: { repository: 'https://charts.example.org' }
     );
 }
 
+/// As Helm renders it: nothing has to have a name, and lists are not taken apart.
+#[test]
+fn lists_and_objects_without_a_name() {
+    let pod =
+        |image: &str| serde_json::json!({"kind": "Pod", "metadata": {"generateName": "x-"}, "spec": {"image": image}});
+    let secret = serde_json::json!({"kind": "Secret", "stringData": {"IMAGE": "quay.io/a/secret:1"}});
+    let objects = [serde_json::json!({"kind": "List", "items": [pod("a/b:v1"), secret]}), pod("a/c:v1"), Value::Null];
+    let named = in_objects(&objects, &Known::default());
+    let named: Vec<_> = named.iter().map(|it| (it.reference.stored_name(), it.at.as_str())).collect();
+    let at = "Pod x-: spec.image";
+    assert_eq!(named, [("docker.io/a/b:v1".to_owned(), at), ("docker.io/a/c:v1".to_owned(), at)]);
+}
+
 #[test]
 fn known_is_what_a_pod_would_find() {
     let digest = format!("sha256:{}", crate::hash::sha256("x"));

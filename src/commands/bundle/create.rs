@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::presence;
+use super::{Charts, presence};
 use crate::artifacts::bundle::{
     self, BundledArtifact, BundledImage, Content, IMAGE_INDEX, Manifest, MemberKind, PACKAGE_INDEX, SecretKey, System,
     default_secret_key,
@@ -42,7 +42,12 @@ pub async fn create(global: &Global, options: &BundleCreate, ui: &Ui) -> Result<
         content.images(supply, &progress).await?;
         content.packages(options, &progress)?;
         let names: Vec<_> = content.manifest.image_names().map(str::to_owned).collect();
-        presence::check(programs.iter().copied(), &stages, names.iter().map(String::as_str)).map_err(Invalid::from)?;
+        let charts = Charts::of(programs.iter().copied(), &store, || supply.helm(&project, ui))?;
+        for archive in charts.archives() {
+            download::fetch(archive, &store, &progress).await?;
+        }
+        let names = names.iter().map(String::as_str);
+        presence::check(programs.iter().copied(), &stages, names, &charts).map_err(Invalid::from)?;
         bundle::write(&options.file, content.manifest, content.sources, &key, &progress)
     };
     let result = result.await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::charts::{self, Charts};
 use crate::cluster::parse_manifest;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::engine::{Program, Step};
@@ -23,6 +24,7 @@ pub fn check<'a>(
     programs: impl IntoIterator<Item = &'a Program>,
     stages: &[&StageFile],
     names: impl IntoIterator<Item = &'a str>,
+    charts: &Charts,
 ) -> Result<(), Diagnostics> {
     let others = Others::of(stages)?;
     let programs: Vec<_> = programs.into_iter().collect();
@@ -36,7 +38,14 @@ pub fn check<'a>(
     let mut faults = BTreeMap::new();
     for program in programs {
         for (stage, step) in program.stages.iter().flat_map(|stage| stage.resources.iter().map(move |it| (stage, it))) {
-            for named in named(step, &known) {
+            let found = match named(step, &known, charts) {
+                Ok(found) => found,
+                Err(fault) => {
+                    faults.entry(fault.message.clone()).or_insert(fault);
+                    continue;
+                }
+            };
+            for named in found {
                 let Some((message, hint)) = fault(step, &named, &known).filter(|_| !others.has(&stage.name, &named))
                 else {
                     continue;
@@ -52,16 +61,36 @@ fn steps(program: &Program) -> impl Iterator<Item = &Step> {
     program.stages.iter().flat_map(|stage| &stage.resources)
 }
 
-fn named(step: &Step, known: &Known) -> Vec<Named> {
+fn named(step: &Step, known: &Known, charts: &Charts) -> Result<Vec<Named>, Diagnostic> {
     if OTHERS.contains(&step.kind.as_str()) {
-        return Vec::new();
+        return Ok(Vec::new());
+    }
+    if step.kind == "helm" {
+        return in_chart(step, known, charts);
     }
     let objects = step.spec.get("content").and_then(Value::as_str).filter(|_| step.kind == "manifest");
-    match objects.map(parse_manifest) {
+    Ok(match objects.map(parse_manifest) {
         Some(Ok(objects)) => discover::in_objects(&objects, known),
         // What does not parse is reported when it is applied; it may name images all the same.
         Some(Err(_)) | None => discover::in_value(&step.spec, known),
+    })
+}
+
+/// A chart has images of its own, whatever the values say.
+fn in_chart(step: &Step, known: &Known, charts: &Charts) -> Result<Vec<Named>, Diagnostic> {
+    if let Some(address) = charts::remote(step) {
+        let message = format!("{} comes from {address}, and with a bundle nothing is downloaded", step.title());
+        let hint = "put the chart's .tgz into artifacts.yml and write `chart: { artifact: NAME }`, or its folder: `chart: { path: FOLDER }`";
+        return Err(Diagnostic::at(step.place.clone(), message).hint(hint));
     }
+    let objects = charts.objects(step).map_err(|error| {
+        let message =
+            format!("which images {} needs cannot be known, its chart cannot be rendered: {error:#}", step.title());
+        Diagnostic::at(step.place.clone(), message).hint(
+            "this machine renders charts with the artifact `helm` (value `tools.helm`) before anything is applied",
+        )
+    })?;
+    Ok(discover::in_objects(&objects, known))
 }
 
 /// Names that stages say are no images.
@@ -116,6 +145,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::artifacts::Store;
     use crate::diagnostic::Place;
     use crate::engine::Stage;
 
@@ -138,6 +168,14 @@ mod tests {
         Program { stages: vec![stage] }
     }
 
+    fn checked(programs: &[&Program], stages: &[&StageFile], names: &[&str]) -> Result<(), Diagnostics> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path()).unwrap();
+        let charts =
+            Charts::of(programs.iter().copied(), &store, || anyhow::bail!("there is no artifact helm")).unwrap();
+        check(programs.iter().copied(), stages, names.iter().copied(), &charts)
+    }
+
     fn pod(image: &str, policy: &str) -> Value {
         let content = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{ name: a }}\nspec: {{ containers: [{{ name: c, image: '{image}'{policy} }}] }}\n"
@@ -155,7 +193,7 @@ mod tests {
             ("secret", json!({"data": {"x": "quay.io/not/looked:at"}})),
         ]);
         // Two hosts with the same stages: everything is said once.
-        let faults = check([&program, &program], &[], ["docker.io/library/busybox:1"]).unwrap_err();
+        let faults = checked(&[&program, &program], &[], &["docker.io/library/busybox:1"]).unwrap_err();
         insta::assert_snapshot!(faults.to_string(), @"
         stages/web.yml:4:5: Kubernetes would ask a registry for docker.io/library/busybox:1 each time, and there is none; manifest step-3 names it (Pod a: spec.containers[0].image)
           hint: write `imagePullPolicy: IfNotPresent` and a tag other than latest
@@ -164,7 +202,7 @@ mod tests {
         stages/web.yml:3:5: no image of the bundle is registry.k8s.io/pause:3.10; file step-2 names it (content, line 1)
           hint: add it to a stage as `image: { artifact: NAME }` (or `image: RECIPE`), and make the bundle again; if it is no image, name it in that stage file: `not_images: [registry.k8s.io/pause:3.10]`
         ");
-        check([&program], &[], []).unwrap_err();
+        checked(&[&program], &[], &[]).unwrap_err();
     }
 
     #[test]
@@ -174,19 +212,37 @@ mod tests {
             let text = format!("stage: {name}\nnot_images: ['{other}']\n");
             StageFile::parse(&format!("stages/{name}.yml"), &text, &[], &[]).unwrap()
         };
-        check([&program], &[&stage("web", "data/train")], []).unwrap();
-        check([&program], &[&stage("web", "docker.io/data/train:latest")], []).unwrap();
+        checked(&[&program], &[&stage("web", "data/train")], &[]).unwrap();
+        checked(&[&program], &[&stage("web", "docker.io/data/train:latest")], &[]).unwrap();
         for other in [stage("web", "data/test"), stage("api", "data/train")] {
-            let fault = check([&program], &[&other], []).unwrap_err().to_string();
+            let fault = checked(&[&program], &[&other], &[]).unwrap_err().to_string();
             assert!(fault.contains("not_images: [data/train:latest]"), "{fault}");
         }
-        let fault = check([&program], &[&stage("web", "Data")], []).unwrap_err().to_string();
+        let fault = checked(&[&program], &[&stage("web", "Data")], &[]).unwrap_err().to_string();
         assert!(fault.starts_with("stages/web.yml:2:14: \"Data\" in `not_images` does not look like"), "{fault}");
+    }
+
+    #[test]
+    fn charts_that_cannot_be_looked_into_are_faults() {
+        let release = |chart: Value| json!({"release": "a", "namespace": "demo", "chart": chart});
+        let program = program(&[
+            ("helm", release(json!({"oci": "oci://ghcr.io/x/chart", "version": "1.0.0"}))),
+            ("helm", release(json!({"repo": "https://charts.example.org", "name": "x", "version": "1.0.0"}))),
+            ("helm", release(json!({"path": "charts/x", "packed": {"content_base64": ""}}))),
+        ]);
+        insta::assert_snapshot!(checked(&[&program], &[], &[]).unwrap_err().to_string(), @"
+        stages/web.yml:1:5: helm step-0 comes from oci://ghcr.io/x/chart, and with a bundle nothing is downloaded
+          hint: put the chart's .tgz into artifacts.yml and write `chart: { artifact: NAME }`, or its folder: `chart: { path: FOLDER }`
+        stages/web.yml:2:5: helm step-1 comes from https://charts.example.org, and with a bundle nothing is downloaded
+          hint: put the chart's .tgz into artifacts.yml and write `chart: { artifact: NAME }`, or its folder: `chart: { path: FOLDER }`
+        stages/web.yml:3:5: which images helm step-2 needs cannot be known, its chart cannot be rendered: there is no Helm for this machine: there is no artifact helm
+          hint: this machine renders charts with the artifact `helm` (value `tools.helm`) before anything is applied
+        ");
     }
 
     #[test]
     fn what_is_there_is_fine() {
         let program = program(&[("manifest", pod("busybox:1", ""))]);
-        check([&program], &[], ["busybox:1"]).unwrap();
+        checked(&[&program], &[], &["busybox:1"]).unwrap();
     }
 }

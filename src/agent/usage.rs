@@ -51,7 +51,9 @@ pub struct Disk {
 const FOLDERS: &[(&str, &str)] = &[
     ("container images and layers", "/var/lib/rancher/k3s/agent/containerd"),
     ("volumes", "/var/lib/rancher/k3s/storage"),
-    ("k3s programs and archives", "/var/lib/rancher/k3s/data"),
+    ("temporary volumes of pods", "/var/lib/kubelet"),
+    ("k3s programs", "/var/lib/rancher/k3s/data"),
+    ("image archives that k3s imports", "/var/lib/rancher/k3s/agent/images"),
     ("cluster database", "/var/lib/rancher/k3s/server"),
     ("artifacts and ledger", "/var/lib/provision"),
     ("programs", "/usr"),
@@ -312,5 +314,19 @@ mod tests {
         assert_eq!(size(&logs), once);
         assert!(once >= 100_000);
         assert!(look(dir.path(), &BTreeMap::new()).unwrap().disk.iter().any(|disk| disk.what == "logs"));
+    }
+
+    #[test]
+    fn every_folder_that_the_platform_fills_is_a_row_and_none_lies_in_another() {
+        let dir = root();
+        write(dir.path(), "var/lib/rancher/k3s/agent/images/k3s-airgap-images-amd64.tar.zst", &"x".repeat(200_000));
+        write(dir.path(), "var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/cache/x", &"x".repeat(100_000));
+        let disk = look(dir.path(), &BTreeMap::new()).unwrap().disk;
+        let rows: Vec<_> = disk.iter().map(|disk| (disk.what.as_str(), disk.bytes / 100_000)).collect();
+        assert_eq!(rows, [("image archives that k3s imports", 2), ("temporary volumes of pods", 1)]);
+        for (_, folder) in FOLDERS {
+            let inside = FOLDERS.iter().find(|(_, other)| other != folder && Path::new(other).starts_with(folder));
+            assert_eq!(inside, None, "counted twice, in {folder}");
+        }
     }
 }

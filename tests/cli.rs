@@ -354,3 +354,20 @@ fn a_bundle_needs_the_images_in_charts_and_their_hooks() {
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("helm demo/demo") && err.contains("port is needed"), "{err}");
 }
+
+#[test]
+fn a_bundle_needs_the_images_that_dockerfiles_begin_with() {
+    let project = Project::new();
+    project
+        .write("stages/web.yml", "stage: web\nresources:\n  - image: { dockerfile: apps/web/Dockerfile }\n")
+        .write("apps/web/Dockerfile", "FROM docker.io/library/python:3.12\nCOPY --from=ghcr.io/x/uv:1 /uv /bin/\n");
+    project.run(&["bundle", "keygen", "--secret-key", "key"]);
+    let create = ["bundle", "create", "--secret-key", "key", "b.tar.zst"];
+    let (code, _, err) = project.run(&create);
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("stages/web.yml:3:5: no image of the bundle is docker.io/library/python:3.12;"), "{err}");
+    assert!(err.contains("names it (Dockerfile, line 1)") && err.contains("ghcr.io/x/uv:1"), "{err}");
+    project.write("apps/web/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let (code, _, err) = project.run(&create);
+    assert_eq!(code, 0, "{err}");
+}

@@ -165,7 +165,7 @@ pub fn prepare(global: &Global, selection: &Selection, builds: Builds, ui: &Ui) 
         let store = prepared.supply.sources().store();
         let charts = Charts::of(programs(), store, || prepared.supply.helm(&project, ui))?;
         complete(&prepared).map_err(Invalid::from)?;
-        bundle::check_images(programs(), &stages, bundle.image_names(), &charts).map_err(Invalid::from)?;
+        bundle::check_images(programs(), &stages, bundle.image_names(), &charts, store).map_err(Invalid::from)?;
     }
     Ok(prepared)
 }

@@ -4,6 +4,7 @@
 //! the start of the digest of its manifest, so what has the same content has the same name. Unchanged input is not built again.
 
 pub mod archive;
+pub mod bases;
 mod build;
 mod cargo;
 mod debian;

@@ -47,7 +47,7 @@ pub async fn create(global: &Global, options: &BundleCreate, ui: &Ui) -> Result<
             download::fetch(archive, &store, &progress).await?;
         }
         let names = names.iter().map(String::as_str);
-        presence::check(programs.iter().copied(), &stages, names, &charts).map_err(Invalid::from)?;
+        presence::check(programs.iter().copied(), &stages, names, &charts, &store).map_err(Invalid::from)?;
         bundle::write(&options.file, content.manifest, content.sources, &key, &progress)
     };
     let result = result.await;

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::charts::{self, Charts};
+use crate::artifacts::Store;
 use crate::cluster::parse_manifest;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::engine::{Program, Step};
 use crate::image::ImageSource;
+use crate::image::bases;
 use crate::image::discover::{self, Known, Named};
 use crate::image::reference::Reference;
 use crate::project::StageFile;
 
 /// Kinds whose specs name files and secrets, not images that pods use.
-const OTHERS: [&str; 5] = ["apt", "archive", "download", "image", "secret"];
+const OTHERS: [&str; 4] = ["apt", "archive", "download", "secret"];
 
 /// Checks that every image that `programs` name is one of `names`. `stages` are the files that they come from.
 ///
@@ -25,20 +27,20 @@ pub fn check<'a>(
     stages: &[&StageFile],
     names: impl IntoIterator<Item = &'a str>,
     charts: &Charts,
+    store: &Store,
 ) -> Result<(), Diagnostics> {
     let others = Others::of(stages)?;
     let programs: Vec<_> = programs.into_iter().collect();
     // What image resources bring themselves, those of Dockerfiles among it.
     let own = programs.iter().flat_map(|program| steps(program)).filter(|step| step.kind == "image");
-    let own = own.filter_map(|step| serde_json::from_value::<ImageSource>(step.spec.get("resolved")?.clone()).ok());
-    let own = own.map(|source| source.stored_name());
+    let own = own.filter_map(source).map(|source| source.stored_name());
     let names: Vec<String> = names.into_iter().map(str::to_owned).chain(own).collect();
     let known = Known::new(names.iter().map(String::as_str));
     // Several hosts name the same things.
     let mut faults = BTreeMap::new();
     for program in programs {
         for (stage, step) in program.stages.iter().flat_map(|stage| stage.resources.iter().map(move |it| (stage, it))) {
-            let found = match named(step, &known, charts) {
+            let found = match named(step, &known, charts, store) {
                 Ok(found) => found,
                 Err(fault) => {
                     faults.entry(fault.message.clone()).or_insert(fault);
@@ -61,7 +63,10 @@ fn steps(program: &Program) -> impl Iterator<Item = &Step> {
     program.stages.iter().flat_map(|stage| &stage.resources)
 }
 
-fn named(step: &Step, known: &Known, charts: &Charts) -> Result<Vec<Named>, Diagnostic> {
+fn named(step: &Step, known: &Known, charts: &Charts, store: &Store) -> Result<Vec<Named>, Diagnostic> {
+    if step.kind == "image" {
+        return in_dockerfile(step, store);
+    }
     if OTHERS.contains(&step.kind.as_str()) {
         return Ok(Vec::new());
     }
@@ -74,6 +79,28 @@ fn named(step: &Step, known: &Known, charts: &Charts) -> Result<Vec<Named>, Diag
         // What does not parse is reported when it is applied; it may name images all the same.
         Some(Err(_)) | None => discover::in_value(&step.spec, known),
     })
+}
+
+/// What an image resource stands for.
+fn source(step: &Step) -> Option<ImageSource> {
+    serde_json::from_value(step.spec.get("resolved")?.clone()).ok()
+}
+
+/// BuildKit takes the images that a Dockerfile begins with from where the others are, and asks their registry for all that are not there.
+fn in_dockerfile(step: &Step, store: &Store) -> Result<Vec<Named>, Diagnostic> {
+    let Some(ImageSource::Dockerfile(build)) = source(step) else {
+        return Ok(Vec::new());
+    };
+    let bases = bases::of_build(&build, store).map_err(|error| {
+        let message = format!("which images building {} needs cannot be known: {error:#}", step.title());
+        Diagnostic::at(step.place.clone(), message).hint("give its arguments a default, or a value in `build_args`")
+    })?;
+    let named = |base: bases::Base| Named {
+        at: format!("{}, line {}", build.dockerfile, base.line),
+        reference: base.reference,
+        always: false,
+    };
+    Ok(bases.into_iter().map(named).collect())
 }
 
 /// A chart has images of its own, whatever the values say.
@@ -145,7 +172,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::artifacts::Store;
     use crate::diagnostic::Place;
     use crate::engine::Stage;
 
@@ -173,7 +199,7 @@ mod tests {
         let store = Store::at(dir.path()).unwrap();
         let charts =
             Charts::of(programs.iter().copied(), &store, || anyhow::bail!("there is no artifact helm")).unwrap();
-        check(programs.iter().copied(), stages, names.iter().copied(), &charts)
+        check(programs.iter().copied(), stages, names.iter().copied(), &charts, &store)
     }
 
     fn pod(image: &str, policy: &str) -> Value {

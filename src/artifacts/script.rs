@@ -72,9 +72,9 @@ pub fn key(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path) -> Result<St
     inputs.add("version", &artifact.version);
     inputs.add("script", &recipe.script);
     inputs.add("output", &recipe.output);
-    inputs.add_tree("script", &root.join(&recipe.script))?;
+    inputs.add_file("script", &root.join(&recipe.script))?;
     for input in &recipe.inputs {
-        inputs.add_tree(input, &root.join(input))?;
+        inputs.add_sources(input, &root.join(input))?;
     }
     Ok(inputs.key())
 }

@@ -1,17 +1,17 @@
 //! From recipe to archive, through the cache.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::layer::{Entry, Layer};
 use super::recipe::{From, Loaded, Owner};
 use super::{BuiltImage, debian, layout, pip, recipe};
-use crate::artifacts::{Built, Inputs, Progress, Store};
+use crate::artifacts::{Built, Inputs, Progress, Store, tree};
 use crate::host::ArtifactPin;
 
 /// Changes when the same inputs would give another image.
-const BUILDER: &str = "image 1";
+const BUILDER: &str = "image 2";
 
 /// Certificate authorities, where Debian and Ubuntu keep them.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -93,7 +93,7 @@ pub fn project_key(recipe_path: &Path, project_root: &Path) -> Result<String> {
 fn key(loaded: &Loaded, root: &Path) -> Result<String> {
     let mut inputs = project_inputs(loaded, root)?;
     if loaded.recipe.ca_bundle {
-        inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
+        inputs.add_file("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
     }
     Ok(inputs.key())
 }
@@ -105,13 +105,13 @@ fn project_inputs(loaded: &Loaded, root: &Path) -> Result<Inputs> {
     for from in &loaded.from {
         match from {
             From::Content(_) => {} // in the recipe's text
-            From::Path(path) => inputs.add_tree("file", path)?,
+            From::Path(path) => inputs.add_found("file", &tree::walk(path, &tree::all_but_git)?)?,
             From::Cargo(binary) => binary.add_inputs(&mut inputs, root)?,
             From::Script(script) => script.add_inputs(&mut inputs)?,
         }
     }
     if let Some(lock) = &loaded.lock {
-        inputs.add_tree("requirements", lock)?;
+        inputs.add_file("requirements", lock)?;
     }
     Ok(inputs)
 }
@@ -141,7 +141,8 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
     layer.insert("/etc/passwd", text(passwd));
     layer.insert("/etc/group", text(group));
     if recipe.ca_bundle {
-        layer.insert_tree(&PathBuf::from(CA_BUNDLE), CA_BUNDLE, Some(0o644), root_owner).context(NO_CA)?;
+        let real = std::fs::canonicalize(CA_BUNDLE).context(NO_CA)?;
+        layer.insert_tree(&real, CA_BUNDLE, Some(0o644), root_owner).context(NO_CA)?;
     }
     for directory in &recipe.directories {
         let (mode, owner) = (directory.mode.0, directory.owner);
@@ -183,6 +184,7 @@ mod tests {
     use std::fs;
     use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
     use std::sync::Mutex;
 
     use serde_json::Value;
@@ -316,6 +318,42 @@ ports: [8080]
             files["etc/passwd"],
             "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
         );
+    }
+
+    /// The tar of the topmost layer.
+    fn top_layer(store: &Store, image: &BuiltImage) -> Vec<u8> {
+        let files = unpack(store, image);
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let manifest: Value = serde_json::from_slice(blob(&files, &index["manifests"][0]["digest"])).unwrap();
+        blob(&files, &manifest["layers"].as_array().unwrap().last().unwrap()["digest"]).to_vec()
+    }
+
+    #[test]
+    fn what_is_in_the_image_is_in_its_key_and_version_control_is_in_neither() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = project(dir.path());
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("image/data").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sub/target/model.bin", "1");
+        write("Cargo.toml", "");
+        write("target/debug/x", "1");
+        write("sub/.git/config", "https://user:password@example.org");
+        let first = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        let layer = files_of_layer(&top_layer(&store, &first));
+        assert_eq!(layer["srv/data/sub/target/model.bin"], "1");
+        assert!(!layer.keys().any(|path| path.contains(".git")), "{layer:?}");
+        write("sub/.git/config", "other");
+        assert_eq!(build(&recipe, dir.path(), &store, &|_| {}).unwrap(), first);
+        for changed in ["sub/target/model.bin", "target/debug/x"] {
+            write(changed, "2");
+            let second = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+            assert_ne!(second.reference, first.reference, "{changed}");
+            write(changed, "1");
+        }
     }
 
     fn files_of_layer(layer: &[u8]) -> BTreeMap<String, String> {

@@ -41,12 +41,12 @@ impl CargoBinary {
         inputs.add("cargo", format!("{}/{}", self.package, self.bin));
         for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"] {
             if root.join(name).exists() {
-                inputs.add_tree(name, &root.join(name))?;
+                inputs.add_file(name, &root.join(name))?;
             }
         }
         for folder in self.folders(root)? {
             let name = folder.strip_prefix(root).unwrap_or(&folder);
-            inputs.add_tree(&name.to_string_lossy(), &folder)?;
+            inputs.add_sources(&name.to_string_lossy(), &folder)?;
         }
         Ok(())
     }

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::layer::Layer;
 use super::layout::REGISTRY;
 use super::recipe::Owner;
-use crate::artifacts::{Inputs, Progress, Store};
+use crate::artifacts::{Inputs, Progress, Store, tree};
 use crate::host::ArtifactPin;
 
 /// Changes when the same folder would be packed differently.
-const PACKER: &str = "docker context 1";
+const PACKER: &str = "docker context 2";
 
 /// What a stage file says about such an image; paths are relative to the project.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,23 +92,19 @@ pub fn prepare(spec: &DockerSpec, root: &Path, store: &Store, progress: Progress
     })
 }
 
-/// The folder as a tar of sorted entries with fixed times, without version control and build output.
+/// The folder as a tar of sorted entries with fixed times, without version control.
 fn pack(name: &str, folder: &Path, store: &Store, progress: Progress<'_>) -> Result<ArtifactPin> {
+    let folder = std::fs::canonicalize(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let found = tree::walk(&folder, &tree::all_but_git)?;
     let mut inputs = Inputs::new(PACKER);
-    inputs.add_tree("context", folder)?;
+    inputs.add_found("context", &found)?;
     let key = inputs.key();
     let built = match store.built(&key)? {
         Some(built) => built,
         None => {
             progress(&format!("{name}: packing its context"));
             let mut layer = Layer::default();
-            for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-                let entry = entry?.file_name();
-                // As in the key.
-                if entry != ".git" && entry != "target" {
-                    layer.insert_tree(&folder.join(&entry), &entry.to_string_lossy(), None, Owner::default())?;
-                }
-            }
+            layer.insert_found(&found, "", None, Owner::default());
             let work = store.work(name)?;
             let tar = work.path().join("context.tar");
             layer.write(&tar)?;
@@ -167,6 +163,37 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), count);
+    }
+
+    /// The files of a packed context.
+    fn packed(store: &Store, build: &DockerBuild) -> Vec<String> {
+        let file = store.open_blob(&build.context.sha256).unwrap().unwrap();
+        let mut archive = tar::Archive::new(file);
+        let paths = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string());
+        paths.filter(|path| !path.ends_with('/')).collect()
+    }
+
+    #[test]
+    fn what_is_packed_is_in_the_tag_and_version_control_is_in_neither() {
+        let (dir, store) = project();
+        let prepare = || prepare(&spec(), dir.path(), &store, &|_| {}).unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("apps/web").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("target/app.jar", "1");
+        write("files/target/o", "1");
+        write("files/.git/config", "1");
+        let first = prepare();
+        assert_eq!(packed(&store, &first), ["Dockerfile", "files/a", "files/target/o", "target/app.jar"]);
+        for path in ["target/app.jar", "files/target/o"] {
+            write(path, "2");
+            assert_ne!(prepare().reference, first.reference, "{path}");
+            write(path, "1");
+        }
+        write("files/.git/config", "2");
+        assert_eq!(prepare(), first);
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub fn layer(
 ) -> Result<(PathBuf, Written)> {
     let mut inputs = Inputs::new(BUILDER);
     inputs.add("arch", std::env::consts::ARCH);
-    inputs.add_tree("requirements", lock)?;
+    inputs.add_file("requirements", lock)?;
     for (name, value) in [("python", &pip.python), ("to", &pip.to)] {
         inputs.add(name, value);
     }

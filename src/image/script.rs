@@ -28,7 +28,7 @@ impl Script {
     /// # Errors
     /// When the script cannot be read.
     pub fn add_inputs(&self, inputs: &mut Inputs) -> Result<()> {
-        inputs.add_tree("script", &self.path)
+        inputs.add_file("script", &self.path)
     }
 
     /// The file, built or from the cache. Runs `bash SCRIPT OUT` in the script's folder; `WORK` and `TMPDIR` name an empty

@@ -34,7 +34,7 @@ const OLD: &str = "old image ";
 /// removed.
 ///
 /// Who brings a Dockerfile gets it built by BuildKit on the host (the optional stage `buildkit`). It is built again when a file
-/// of its context or an argument changes; version control and folders called `target` do not count.
+/// of its context or an argument changes; version control (`.git`) does not count and is not in the context.
 ///
 /// ```yaml
 /// - image: workloads/rul/image.yml

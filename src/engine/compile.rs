@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use super::images::{self, Wanted};
 use super::{Probe, Program, Stage, Step, graph};
 use crate::checks::registry as check_registry;
 use crate::diagnostic::{Diagnostic, Diagnostics, Place};
@@ -53,7 +54,7 @@ pub trait Supplier {
 /// Makes the program for one host out of `stages`, in dependency order.
 ///
 /// `context` is the root of all values (with `secret`). Images are resolved first, so that templates of any stage can name them
-/// as `image.NAME`.
+/// as `image.NAME`: by their own name or the artifact's.
 ///
 /// # Errors
 /// All faults at once, each with its place.
@@ -67,7 +68,7 @@ pub fn compile(
     let order = order(stages, &mut faults);
     let mut context = context.clone();
     let images = images(project, &context, supplier, &mut faults);
-    context.insert("image".into(), Value::Object(images));
+    context.insert("image".into(), Value::Object(images::names(&images, &mut faults)));
     let mut program = Program::default();
     for stage in order {
         let mut compiler = Compiler { project, supplier, context: &context, faults: &mut faults };
@@ -98,37 +99,32 @@ fn order<'a>(stages: &[&'a StageFile], faults: &mut Diagnostics) -> Vec<&'a Stag
     }
 }
 
-/// References of all images that the project's enabled stages name, by image name.
+/// All images that the project's enabled stages name.
 fn images(
     project: &Project,
     context: &Map<String, Value>,
     supplier: &mut dyn Supplier,
     faults: &mut Diagnostics,
-) -> Map<String, Value> {
-    let mut images = Map::new();
+) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
     let Ok(enabled) = project.enabled() else {
-        return images;
+        return wanted;
     };
     for stage in enabled {
         let mut compiler = Compiler { project, supplier: &mut *supplier, context, faults: &mut *faults };
         for entry in stage.resources.iter().filter(|entry| entry.kind == "image") {
-            for (resource, _) in compiler.entry(entry) {
+            compiler.faults.0.extend(images::told_secrets(&entry.spec));
+            for (resource, place) in compiler.entry(entry) {
                 let spec = resource.spec().unwrap_or_default();
                 let resolved = spec.get("resolved").cloned().unwrap_or_default();
                 if let Ok(source) = serde_json::from_value::<ImageSource>(resolved) {
-                    images.insert(image_name(&resource.name()), Value::String(source.reference()));
+                    let is_artifact = spec.get("artifact").is_some();
+                    wanted.push(Wanted { resource: resource.name(), is_artifact, source, place });
                 }
             }
         }
     }
-    images
-}
-
-/// `image.NAME` in templates: an artifact's name, or the folder of a recipe (`rul` for workloads/rul/image.yml).
-fn image_name(resource: &str) -> String {
-    let path = Path::new(resource);
-    let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    folder.unwrap_or_else(|| resource.to_owned())
+    wanted
 }
 
 struct Compiler<'a> {

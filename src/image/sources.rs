@@ -45,11 +45,16 @@ impl ImageSource {
         match self {
             Self::Built(image) => image.reference.clone(),
             Self::Dockerfile(build) => build.reference.clone(),
-            Self::Registry { reference, digest, .. } => {
-                let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
-                format!("{name}@{digest}")
-            }
+            Self::Registry { digest, .. } => format!("{}@{digest}", self.repository()),
         }
+    }
+
+    /// What all builds or versions of it have in common: `provision.local/rul`, `docker.io/library/postgres`.
+    pub fn repository(&self) -> &str {
+        let (Self::Built(BuiltImage { reference, .. })
+        | Self::Dockerfile(DockerBuild { reference, .. })
+        | Self::Registry { reference, .. }) = self;
+        reference.rsplit_once(':').map_or(reference, |(name, _)| name)
     }
 
     /// Digest of its manifest or index; `None` where only building tells it.
@@ -151,6 +156,14 @@ impl Sources {
 
     fn artifact_image_recipe(&self, artifact: &Artifact, recipe: &str, progress: Progress<'_>) -> Result<BuiltImage> {
         self.image(recipe, progress).with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
+    }
+
+    /// The image's name as a recipe (relative to the project) has it. Builds nothing.
+    ///
+    /// # Errors
+    /// When the recipe is wrong.
+    pub fn recipe_name(&self, recipe: &str) -> Result<String> {
+        Ok(super::load(&self.root.join(recipe))?.recipe.name.value)
     }
 
     /// Key of what a recipe makes the artifact from; `None` for what is fixed by its own hash.

@@ -49,6 +49,12 @@ pub fn ensure(
     if !out.is_file() {
         bail!("{}: artifact {name}: `bash {}` ended well but left no file at OUT", artifact.place, recipe.script);
     }
+    if self::key(artifact, recipe, root)? != key {
+        bail!(
+            "{}: artifact {name}: an input of it changed while it was built; run the same command again",
+            artifact.place
+        );
+    }
     let built = store.put_built(&key, name, &out)?;
     progress(&format!("{name}: built, {} MB", built.size / 1_000_000));
     Ok(built)

@@ -173,7 +173,7 @@ fn sha256_of(digest: &str) -> Result<&str> {
 }
 
 /// The tar in an archive that may be compressed with zstd or gzip.
-fn open(path: &Path) -> Result<Box<dyn Read>> {
+pub(super) fn open(path: &Path) -> Result<Box<dyn Read>> {
     let mut file = BufReader::new(File::open(path).with_context(|| format!("reading {}", path.display()))?);
     let magic = io::BufRead::fill_buf(&mut file)?;
     Ok(if magic.starts_with(b"\x28\xb5\x2f\xfd") {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use super::below::Below;
 use super::layer::{Entry, Layer};
 use super::recipe::{From, Loaded, Owner};
 use super::{BuiltImage, debian, layout, pip, recipe};
@@ -45,15 +46,23 @@ pub fn build(recipe_path: &Path, project_root: &Path, store: &Store, progress: P
         layers.push(pip::layer(&pip.value, lock, &layers, store, progress).with_context(context)?);
     }
     let path = work.path().join("layer.tar");
-    let written =
-        own_layer(&loaded, root, store, progress).and_then(|layer| layer.write(&path)).with_context(context)?;
+    let own = |below| own_layer(&loaded, below, root, store, work.path(), progress);
+    let written = Below::of(&layers).and_then(own).and_then(|layer| layer.write(&path)).with_context(context)?;
     layers.push((path, written));
     let archive = work.path().join("image.tar.zst");
     let image = layout::write(&loaded.recipe, &layers, &archive).with_context(context)?;
+    if self::key(&recipe::load(recipe_path)?, root).with_context(context)? != key {
+        bail!(changed(recipe_path));
+    }
     progress(&format!("{name}: built {}", image.reference));
     let identity = Some((image.reference, image.digest));
     let built = store.put_built_image(&key, &name, &archive, identity)?;
     pin(built).context("a built image without a reference")
+}
+
+/// What was built while somebody edited its inputs must not be kept under the key of either state.
+pub(super) fn changed(what: &Path) -> String {
+    format!("{}, or an input of it, changed while it was built; run the same command again", what.display())
 }
 
 /// The image of a recipe, if the cache has it. Builds nothing.
@@ -118,10 +127,17 @@ fn project_inputs(loaded: &Loaded, root: &Path) -> Result<Inputs> {
 
 const NO_CA: &str = "`ca_bundle: true` needs the package ca-certificates on this machine";
 
-/// The layer with everything that the recipe names.
-fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>) -> Result<Layer> {
+/// The layer with everything that the recipe names. Programs of the workspace are built into `work`.
+fn own_layer(
+    loaded: &Loaded,
+    below: Below,
+    root: &Path,
+    store: &Store,
+    work: &Path,
+    progress: Progress<'_>,
+) -> Result<Layer> {
     let recipe = &loaded.recipe;
-    let mut layer = Layer::default();
+    let mut layer = Layer::over(below);
     let root_owner = Owner::default();
     let temporary = Entry::Directory { mode: 0o1777, owner: root_owner };
     layer.insert("/tmp", temporary);
@@ -148,12 +164,13 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
         let (mode, owner) = (directory.mode.0, directory.owner);
         layer.insert(&directory.path, Entry::Directory { mode, owner });
     }
-    for (entry, from) in recipe.files.iter().map(|entry| &entry.value).zip(&loaded.from) {
+    for (index, (entry, from)) in recipe.files.iter().map(|entry| &entry.value).zip(&loaded.from).enumerate() {
         let mode = entry.mode.map(|mode| mode.0);
         match from {
             From::Path(path) => layer.insert_tree(path, &entry.to, mode, entry.owner)?,
             From::Cargo(binary) => {
-                let program = binary.build(root, store, progress)?;
+                let program = work.join(format!("program-{index}"));
+                binary.build(root, store, &program, progress)?;
                 layer.insert_tree(&program, &entry.to, mode, entry.owner)?;
             }
             From::Script(script) => {
@@ -354,6 +371,45 @@ ports: [8080]
             assert_ne!(second.reference, first.reference, "{changed}");
             write(changed, "1");
         }
+    }
+
+    #[test]
+    fn inputs_that_change_while_it_is_built_are_not_kept_under_the_old_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = project(dir.path());
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        // The first word about it comes after its key was made.
+        let edit = |_: &str| fs::write(dir.path().join("image/data/b"), "edited").unwrap();
+        let error = build(&recipe, dir.path(), &store, &edit).unwrap_err().to_string();
+        assert!(error.contains("changed while it was built; run the same command again"), "{error}");
+        let edited = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        assert_eq!(files_of_layer(&top_layer(&store, &edited))["srv/data/b"], "edited");
+        fs::write(dir.path().join("image/data/b"), "b").unwrap();
+        let first = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        assert_eq!(files_of_layer(&top_layer(&store, &first))["srv/data/b"], "b");
+    }
+
+    #[test]
+    fn a_file_behind_a_link_of_a_lower_layer_leaves_the_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lower = Layer::default();
+        let link = |target: &str| Entry::Link { target: target.to_owned() };
+        lower.insert("/usr/bin/sh", link("busybox"));
+        lower.insert("/bin", link("usr/bin"));
+        let path = dir.path().join("lower.tar");
+        let layers = [(path.clone(), lower.write(&path).unwrap())];
+        let recipe = dir.path().join("image.yml");
+        let text = "name: hello\nfiles: [{ content: x, to: /bin/run.sh }]\ndirectories: [{ path: /bin }, { path: /bin/more }]\n\
+                    links: [{ path: /bin/sh, target: dash }]\n";
+        fs::write(&recipe, text).unwrap();
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let loaded = recipe::load(&recipe).unwrap();
+        let below = Below::of(&layers).unwrap();
+        let layer = own_layer(&loaded, below, dir.path(), &store, dir.path(), &|_| {}).unwrap();
+        for at in ["usr/bin/run.sh", "usr/bin/more", "usr/bin/sh"] {
+            assert!(layer.contains(at), "{at}: {layer:?}");
+        }
+        assert!(!layer.contains("bin"), "{layer:?}");
     }
 
     fn files_of_layer(layer: &[u8]) -> BTreeMap<String, String> {

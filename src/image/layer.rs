@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
+use super::below::Below;
 use super::recipe::Owner;
 use crate::artifacts::tree::{self, Found, Kind};
 
@@ -39,6 +40,8 @@ pub enum Entry {
 #[derive(Debug, Default)]
 pub struct Layer {
     entries: BTreeMap<String, Entry>,
+    /// What is under it.
+    below: Below,
 }
 
 /// A layer as a file: SHA-256 and size of the uncompressed tar.
@@ -49,15 +52,27 @@ pub struct Written {
 }
 
 impl Layer {
-    /// Puts an entry at an absolute path, over what was there, and its missing parents (root's, 0755).
+    /// An empty one over others.
+    pub fn over(below: Below) -> Self {
+        Self { entries: BTreeMap::new(), below }
+    }
+
+    /// What is under it.
+    pub fn below(&self) -> &Below {
+        &self.below
+    }
+
+    /// Puts an entry at an absolute path, over what was there, and its missing parents (root's, 0755). Links of the layers below
+    /// are followed as a program in the container would follow them; a file or link at the path of such a link replaces it.
     pub fn insert(&mut self, path: &str, entry: Entry) {
-        let path = path.trim_matches('/');
+        let folder = matches!(entry, Entry::Directory { .. }) && self.below.takes_folder(path);
+        let path = self.below.resolve(path, folder);
         for (at, _) in path.match_indices('/') {
             self.entries
                 .entry(path[..at].to_owned())
                 .or_insert(Entry::Directory { mode: 0o755, owner: Owner::default() });
         }
-        self.entries.insert(path.to_owned(), entry);
+        self.entries.insert(path, entry);
     }
 
     pub fn contains(&self, path: &str) -> bool {

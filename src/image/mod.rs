@@ -4,11 +4,13 @@
 //! the start of the digest of its manifest, so what has the same content has the same name. Unchanged input is not built again.
 
 pub mod archive;
+mod below;
 mod build;
 mod cargo;
 mod debian;
 pub mod discover;
 pub mod dockerfile;
+mod dockerignore;
 mod layer;
 mod layout;
 mod pip;

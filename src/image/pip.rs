@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
+use super::below::Below;
+use super::build::changed;
 use super::layer::{Entry, Layer, Written};
 use super::recipe::Owner;
 use crate::artifacts::script::{self, Step};
@@ -96,22 +98,8 @@ pub fn layer(
     store: &Store,
     progress: Progress<'_>,
 ) -> Result<(PathBuf, Written)> {
-    let mut inputs = Inputs::new(BUILDER);
-    inputs.add("arch", std::env::consts::ARCH);
-    inputs.add_file("requirements", lock)?;
-    for (name, value) in [("python", &pip.python), ("to", &pip.to)] {
-        inputs.add(name, value);
-    }
-    inputs.add("glibc", pip.glibc.as_deref().unwrap_or_default());
-    inputs.add("exclude", pip.exclude.join("\n"));
-    inputs.add("keep", pip.keep.join("\n"));
-    if let Some(interpreter) = &pip.compile {
-        inputs.add("compile", interpreter);
-        for (_, layer) in below {
-            inputs.add("below", &layer.sha256);
-        }
-    }
-    let key = inputs.key();
+    let under = Below::of(below)?;
+    let key = key(pip, lock, below, &under)?;
     let what = "Python packages";
     let found = |built: Built| {
         let path = store.blob_path(&built.sha256);
@@ -135,7 +123,7 @@ pub fn layer(
     // Small programs with the path of this machine's Python in their first line.
     remove(&site.join("bin"))?;
     forget_programs(&site)?;
-    let mut layer = Layer::default();
+    let mut layer = Layer::over(under);
     if let Some(interpreter) = &pip.compile {
         let library = format!("/usr/lib/python{}", pip.python);
         compile(interpreter, &[&pip.to, &library], &root, store, progress)?;
@@ -145,7 +133,34 @@ pub fn layer(
     insert_kept(&mut layer, pip, &site, "")?;
     let tar = work.path().join("layer.tar");
     layer.write(&tar)?;
+    if self::key(pip, lock, below, layer.below())? != key {
+        bail!(changed(lock));
+    }
     Ok(found(store.put_built(&key, what, &tar)?))
+}
+
+fn key(pip: &Pip, lock: &Path, below: &[(PathBuf, Written)], under: &Below) -> Result<String> {
+    let mut inputs = Inputs::new(BUILDER);
+    inputs.add("arch", std::env::consts::ARCH);
+    inputs.add_file("requirements", lock)?;
+    for (name, value) in [("python", &pip.python), ("to", &pip.to)] {
+        inputs.add(name, value);
+    }
+    inputs.add("glibc", pip.glibc.as_deref().unwrap_or_default());
+    inputs.add("exclude", pip.exclude.join("\n"));
+    inputs.add("keep", pip.keep.join("\n"));
+    if let Some(interpreter) = &pip.compile {
+        inputs.add("compile", interpreter);
+        for (_, layer) in below {
+            inputs.add("below", &layer.sha256);
+        }
+    }
+    // Where it lies, if links of the layers below lead it elsewhere.
+    let at = under.resolve(&pip.to, true);
+    if at != pip.to.trim_matches('/') {
+        inputs.add("at", at);
+    }
+    Ok(inputs.key())
 }
 
 fn install(pip: &Pip, lock: &Path, site: &Path, store: &Store, progress: Progress<'_>) -> Result<()> {

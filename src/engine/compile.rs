@@ -71,7 +71,7 @@ pub fn compile(
     context.insert("image".into(), Value::Object(images::names(&images, &mut faults)));
     let mut program = Program::default();
     for stage in order {
-        let mut compiler = Compiler { project, supplier, context: &context, faults: &mut faults };
+        let mut compiler = Compiler { project, supplier, context: &context, images: &images, faults: &mut faults };
         program.stages.push(compiler.stage(stage));
     }
     faults.0.dedup();
@@ -111,7 +111,7 @@ fn images(
         return wanted;
     };
     for stage in enabled {
-        let mut compiler = Compiler { project, supplier: &mut *supplier, context, faults: &mut *faults };
+        let mut compiler = Compiler { project, supplier: &mut *supplier, context, images: &[], faults: &mut *faults };
         for entry in stage.resources.iter().filter(|entry| entry.kind == "image") {
             compiler.faults.0.extend(images::told_secrets(&entry.spec));
             for (resource, place) in compiler.entry(entry) {
@@ -131,6 +131,8 @@ struct Compiler<'a> {
     project: &'a Project,
     supplier: &'a mut dyn Supplier,
     context: &'a Map<String, Value>,
+    /// Those of all enabled stages; none while they are collected.
+    images: &'a [Wanted],
     faults: &'a mut Diagnostics,
 }
 
@@ -215,7 +217,12 @@ impl Compiler<'_> {
             match coercing(&entry.spec, node, |spec| kind.parse(spec)) {
                 Err(fault) => self.faults.0.push(fault),
                 Ok(mut resource) => {
-                    let mut resolver = Resolver { project: self.project, supplier: self.supplier, context: &context };
+                    let mut resolver = Resolver {
+                        project: self.project,
+                        supplier: self.supplier,
+                        context: &context,
+                        images: self.images,
+                    };
                     match resource.resolve(&mut resolver) {
                         Ok(()) => resources.push((resource, entry.place.clone())),
                         Err(error) => self.faults.0.push(placed(&error, &entry.place)),
@@ -284,6 +291,7 @@ struct Resolver<'a> {
     project: &'a Project,
     supplier: &'a mut dyn Supplier,
     context: &'a Map<String, Value>,
+    images: &'a [Wanted],
 }
 
 impl Resolver<'_> {
@@ -340,6 +348,14 @@ impl Resolve for Resolver<'_> {
 
     fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
         self.supplier.docker_build(spec)
+    }
+
+    fn images_of(&mut self, repository: &str) -> Vec<String> {
+        let of = self.images.iter().filter(|image| image.repository() == repository);
+        let mut names: Vec<_> = of.map(|image| image.source.stored_name()).collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     fn packages(&mut self) -> Option<Shipped> {

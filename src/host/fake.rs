@@ -437,7 +437,7 @@ impl ReadHost for FakeHost {
     }
 
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable> {
-        self.cluster.clone().ok_or_else(|| cluster::Unavailable { reason: "this fake host has no cluster".into() })
+        self.cluster.clone().ok_or_else(|| cluster::Unavailable { reason: "a fake host has no cluster".into() })
     }
 
     fn progress(&self, text: &str) {

@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail};
 use tar::EntryType;
 
 use super::archive;
-use super::layer::Written;
 
 /// Files whose content is kept: users of the image are added to them.
 const KEPT: [&str; 2] = ["etc/passwd", "etc/group"];
@@ -25,12 +24,12 @@ const REMOVED: &str = ".wh.";
 const ALL_REMOVED: &str = ".wh..wh..opq";
 
 /// Paths without a slash in front.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Below {
     entries: BTreeMap<String, At>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum At {
     Directory,
     Link(String),
@@ -39,18 +38,6 @@ enum At {
 }
 
 impl Below {
-    /// Of these layers, lowest first.
-    ///
-    /// # Errors
-    /// When one cannot be read.
-    pub fn of(layers: &[(PathBuf, Written)]) -> Result<Self> {
-        let mut below = Self::default();
-        for (path, _) in layers {
-            below.add(path)?;
-        }
-        Ok(below)
-    }
-
     /// Lays one more layer over them: a tar that may be compressed with gzip or zstd.
     ///
     /// # Errors
@@ -140,6 +127,11 @@ impl Below {
             }
         }
         at.join("/")
+    }
+
+    /// Whether anything is there.
+    pub fn has(&self, path: &str) -> bool {
+        self.entries.contains_key(&self.resolve(path, false))
     }
 
     /// Whether a folder is there (also through links), or nothing is.

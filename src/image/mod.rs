@@ -4,6 +4,7 @@
 //! the start of the digest of its manifest, so what has the same content has the same name. Unchanged input is not built again.
 
 pub mod archive;
+mod base;
 mod below;
 mod build;
 mod cargo;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::ArtifactPin;
 
+pub use base::Workshop;
 pub use build::build;
 pub use recipe::{Recipe, load};
 #[cfg(test)]

@@ -87,7 +87,8 @@ impl Pip {
     }
 }
 
-/// Makes the layer, or finds it in the cache. `lock` is the lock file, `below` are the layers that are under this one.
+/// Makes the layer, or finds it in the cache. `lock` is the lock file, `below` are the layers of the recipe that are under this one,
+/// `under` is what is in all that are.
 ///
 /// # Errors
 /// When pip is missing, a package cannot be had or has another hash, or the interpreter cannot compile.
@@ -95,10 +96,10 @@ pub fn layer(
     pip: &Pip,
     lock: &Path,
     below: &[(PathBuf, Written)],
+    under: Below,
     store: &Store,
     progress: Progress<'_>,
 ) -> Result<(PathBuf, Written)> {
-    let under = Below::of(below)?;
     let key = key(pip, lock, below, &under)?;
     let what = "Python packages";
     let found = |built: Built| {
@@ -437,7 +438,7 @@ mod tests {
         };
         fs::write(&lock, line(&hash)).unwrap();
         let pip = pip(&["tiny/data"], &["tiny/data/s3"]);
-        let first = layer(&pip, &lock, &[], &store, &|_| {}).unwrap();
+        let first = layer(&pip, &lock, &[], Below::default(), &store, &|_| {}).unwrap();
         let names = listing(&first.0);
         for name in
             ["srv/site/", "srv/site/tiny/__init__.py", "srv/site/tiny/data/s3", "srv/site/tiny-1.0.dist-info/RECORD"]
@@ -448,14 +449,18 @@ mod tests {
             assert!(!names.contains(&name.to_owned()), "{name} in {names:?}");
         }
         let said = std::sync::Mutex::new(0);
-        assert_eq!(layer(&pip, &lock, &[], &store, &|_| *said.lock().unwrap() += 1).unwrap(), first);
+        assert_eq!(layer(&pip, &lock, &[], Below::default(), &store, &|_| *said.lock().unwrap() += 1).unwrap(), first);
         assert_eq!(*said.lock().unwrap(), 0, "the same lock file is not installed again");
 
         let elsewhere = Store::at(dir.path().join("elsewhere")).unwrap();
-        assert_eq!(layer(&pip, &lock, &[], &elsewhere, &|_| {}).unwrap().1, first.1, "the same bytes");
+        assert_eq!(
+            layer(&pip, &lock, &[], Below::default(), &elsewhere, &|_| {}).unwrap().1,
+            first.1,
+            "the same bytes"
+        );
 
         fs::write(&lock, line(&"0".repeat(64))).unwrap();
-        let error = format!("{:#}", layer(&pip, &lock, &[], &store, &|_| {}).unwrap_err());
+        let error = format!("{:#}", layer(&pip, &lock, &[], Below::default(), &store, &|_| {}).unwrap_err());
         assert!(error.contains("DO NOT MATCH THE HASHES"), "{error}");
     }
 }

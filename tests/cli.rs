@@ -119,6 +119,52 @@ fn unknown_need_cycle_and_duplicate() {
 }
 
 #[test]
+fn images_that_would_take_each_others_place() {
+    let project = Project::new();
+    project.write("one/app/Dockerfile", "FROM scratch\n").write("two/app/Dockerfile", "FROM scratch\nUSER 1\n");
+    project.write("app.yml", "name: app\n");
+    project.write(
+        "stages/web.yml",
+        "stage: web\nresources:\n  - image: { dockerfile: one/app/Dockerfile }\n  - image: { dockerfile: two/app/Dockerfile }\n  \
+         - image: app.yml\n",
+    );
+    let (code, _, err) = project.run(&["validate"]);
+    let error = |line: u32, what: &str| {
+        format!(
+            "stages/web.yml:{line}:5: two images have the name provision.local/app: {what} and one/app/Dockerfile, at \
+             stages/web.yml:3:5\n  hint: give one of them another `name`\n"
+        )
+    };
+    assert_eq!((code, err), (2, format!("error: {}{}", error(4, "two/app/Dockerfile"), error(5, "app.yml"))));
+    // With names of their own, templates know them by these.
+    project
+        .write("app.yml", "name: other\n")
+        .write("templates/x", "{{ image.app }} {{ image.second }} {{ image.other }}");
+    project.write(
+        "stages/web.yml",
+        "stage: web\nresources:\n  - image: { dockerfile: one/app/Dockerfile }\n  - image: { dockerfile: two/app/Dockerfile, name: \
+         second }\n  - image: app.yml\n  - file: { path: /x, template: x }\n",
+    );
+    let (code, _, err) = project.run(&["validate"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[test]
+fn a_secret_is_no_build_argument() {
+    let project = Project::new();
+    project.write("app/Dockerfile", "FROM scratch\n");
+    project.write(
+        "stages/web.yml",
+        "stage: web\nresources:\n  - image:\n      dockerfile: app/Dockerfile\n      build_args: { A: x, TOKEN: \"{{ secret.pypi.token \
+         }}\" }\n",
+    );
+    let (code, _, err) = project.run(&["validate"]);
+    let expected = "error: stages/web.yml:5:34: the build argument TOKEN would tell the secret pypi.token\n  hint: arguments stay \
+                    readable in the image's history: give the running container the secret instead\n";
+    assert_eq!((code, err.as_str()), (2, expected));
+}
+
+#[test]
 fn duplicate_key_is_an_error_with_a_place() {
     let project = Project::new();
     project.write("stages/web.yml", "stage: web\nsummary: a\nsummary: b\n");

@@ -1,12 +1,12 @@
 //! The key of a recipe: a hash of everything that its output is made from.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use super::tree::{self, Found, Kind};
 use crate::hash;
 
 /// Collects inputs; the same inputs in the same order give the same key.
@@ -32,37 +32,40 @@ impl Inputs {
         }
     }
 
-    /// Adds a file, or a folder with all in it: names, contents, executable bits, link targets. Version control and build
-    /// output (`.git`, `target`) are passed over.
+    /// Adds the sources in a folder, or one file: names, contents, executable bits, link targets. Version control and what cargo
+    /// built are passed over ([`tree::sources`]).
     ///
     /// # Errors
-    /// When there is nothing at `path`, it cannot be read, or is neither file, folder nor link.
-    pub fn add_tree(&mut self, name: &str, path: &Path) -> Result<()> {
-        let context = || format!("reading {}", path.display());
-        let metadata = fs::symlink_metadata(path).with_context(context)?;
-        if metadata.is_symlink() {
-            let target = fs::read_link(path).with_context(context)?;
-            self.add(&format!("{name} ->"), target.to_string_lossy().as_bytes());
-        } else if metadata.is_dir() {
-            self.add(name, "folder");
-            let mut entries = fs::read_dir(path)
-                .with_context(context)?
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<std::io::Result<Vec<_>>>()
-                .with_context(context)?;
-            entries.sort();
-            for entry in entries {
-                if entry != ".git" && entry != "target" {
-                    let inner = format!("{name}/{}", entry.to_string_lossy());
-                    self.add_tree(&inner, &path.join(entry))?;
+    /// As [`tree::walk`].
+    pub fn add_sources(&mut self, name: &str, path: &Path) -> Result<()> {
+        self.add_found(name, &tree::walk(path, &tree::sources)?)
+    }
+
+    /// Adds the content of a file, also where `path` is a link to it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn add_file(&mut self, name: &str, path: &Path) -> Result<()> {
+        let path = fs::canonicalize(path).with_context(|| format!("reading {}", path.display()))?;
+        self.add_found(name, &tree::walk(&path, &tree::all_but_git)?)
+    }
+
+    /// Adds what a walk found.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn add_found(&mut self, name: &str, found: &[Found]) -> Result<()> {
+        for Found { path, source, kind } in found {
+            let name = if path.is_empty() { name.to_owned() } else { format!("{name}/{path}") };
+            match kind {
+                Kind::Folder => self.add(&name, "folder"),
+                Kind::Link { target } => self.add(&format!("{name} ->"), target),
+                Kind::File { executable } => {
+                    let context = || format!("reading {}", source.display());
+                    let content = fs::File::open(source).and_then(hash::sha256_reader).with_context(context)?;
+                    self.add(&name, format!("{content} {executable}"));
                 }
             }
-        } else if metadata.is_file() {
-            let content = hash::sha256_reader(fs::File::open(path).with_context(context)?).with_context(context)?;
-            let executable = metadata.permissions().mode() & 0o111 != 0;
-            self.add(name, format!("{content} {executable}"));
-        } else {
-            bail!("{} is neither a file, a folder nor a link", path.display());
         }
         Ok(())
     }
@@ -76,11 +79,13 @@ impl Inputs {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn key(path: &Path) -> String {
         let mut inputs = Inputs::new("test 1");
-        inputs.add_tree("tree", path).unwrap();
+        inputs.add_sources("tree", path).unwrap();
         inputs.key()
     }
 
@@ -91,7 +96,12 @@ mod tests {
         fs::create_dir(dir.path().join("b")).unwrap();
         fs::write(&file, "1").unwrap();
         let mut seen = vec![key(dir.path())];
-        fs::create_dir_all(dir.path().join("target/debug")).unwrap();
+        fs::create_dir_all(dir.path().join("c/target/debug")).unwrap();
+        fs::write(dir.path().join("c/Cargo.toml"), "").unwrap();
+        let with_crate = key(dir.path());
+        fs::write(dir.path().join("c/target/debug/x"), "").unwrap();
+        assert_eq!(key(dir.path()), with_crate);
+        fs::remove_dir_all(dir.path().join("c")).unwrap();
         assert_eq!(seen[0], key(dir.path()));
 
         fs::write(&file, "2").unwrap();
@@ -111,6 +121,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_behind_a_link_counts_with_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let key = |content: &str| {
+            fs::write(&file, content).unwrap();
+            let mut inputs = Inputs::new("test 1");
+            inputs.add_file("file", &link).unwrap();
+            inputs.key()
+        };
+        assert_ne!(key("1"), key("2"));
+    }
+
+    #[test]
     fn names_and_values_do_not_run_into_each_other() {
         let key = |name: &str, value: &str| {
             let mut inputs = Inputs::new("test 1");
@@ -122,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = Inputs::new("test 1").add_tree("x", Path::new("/nonexistent/x")).unwrap_err();
+        let error = Inputs::new("test 1").add_sources("x", Path::new("/nonexistent/x")).unwrap_err();
         assert!(format!("{error:#}").contains("/nonexistent/x"));
     }
 }

@@ -12,6 +12,7 @@ pub mod inputs;
 pub mod lock;
 pub mod script;
 pub mod store;
+pub mod tree;
 
 pub use inputs::Inputs;
 pub use lock::{Artifact, Kind, Lock, Source};

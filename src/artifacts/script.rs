@@ -49,6 +49,12 @@ pub fn ensure(
     if !out.is_file() {
         bail!("{}: artifact {name}: `bash {}` ended well but left no file at OUT", artifact.place, recipe.script);
     }
+    if self::key(artifact, recipe, root)? != key {
+        bail!(
+            "{}: artifact {name}: an input of it changed while it was built; run the same command again",
+            artifact.place
+        );
+    }
     let built = store.put_built(&key, name, &out)?;
     progress(&format!("{name}: built, {} MB", built.size / 1_000_000));
     Ok(built)
@@ -72,9 +78,9 @@ pub fn key(artifact: &Artifact, recipe: &ScriptRecipe, root: &Path) -> Result<St
     inputs.add("version", &artifact.version);
     inputs.add("script", &recipe.script);
     inputs.add("output", &recipe.output);
-    inputs.add_tree("script", &root.join(&recipe.script))?;
+    inputs.add_file("script", &root.join(&recipe.script))?;
     for input in &recipe.inputs {
-        inputs.add_tree(input, &root.join(input))?;
+        inputs.add_sources(input, &root.join(input))?;
     }
     Ok(inputs.key())
 }

@@ -205,6 +205,7 @@ fn newest_of<'a>(jobs: &'a [Value], cronjob: &Value) -> Option<&'a Value> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 

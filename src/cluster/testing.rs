@@ -224,6 +224,10 @@ impl FixedApi {
     }
 }
 
+/// Lists that are empty unless they were given.
+const EMPTY: [&str; 8] =
+    ["/events", "/pods", "/deployments", "/statefulsets", "/daemonsets", "/replicasets", "/jobs", "/cronjobs"];
+
 async fn answer(State(api): State<Arc<FixedApi>>, uri: Uri) -> Response {
     let kind = |resource: &str, kind: &str| json!({"resource": resource, "responseKind": {"kind": kind}, "scope": "Namespaced", "verbs": ["get", "list"]});
     let group = |name: &str, resources: Value| json!({"metadata": {"name": name}, "versions": [{"version": "v1", "resources": resources}]});
@@ -241,13 +245,14 @@ async fn answer(State(api): State<Arc<FixedApi>>, uri: Uri) -> Response {
             Json(json!({"items": [group("", core)]})).into_response()
         }
         "/apis" => Json(json!({"items": [
-            group("apps", json!([kind("deployments", "Deployment"), kind("replicasets", "ReplicaSet"), kind("statefulsets", "StatefulSet")])),
+            group("apps", json!([kind("deployments", "Deployment"), kind("replicasets", "ReplicaSet"), kind("statefulsets", "StatefulSet"), kind("daemonsets", "DaemonSet")])),
+            group("batch", json!([kind("jobs", "Job"), kind("cronjobs", "CronJob")])),
             group("coordination.k8s.io", json!([kind("leases", "Lease")]))
         ]}))
         .into_response(),
         path => match api.objects.lock().unwrap().get(path) {
             Some(object) => Json(object.clone()).into_response(),
-            None if path.ends_with("/events") || path.ends_with("/pods") => {
+            None if EMPTY.iter().any(|resource| path.ends_with(resource)) => {
                 Json(json!({"items": []})).into_response()
             }
             None => (

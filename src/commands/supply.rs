@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::Invalid;
 use super::bundle::{Lacking, Unpacked};
-use crate::artifacts::{Lock, Store};
+use crate::artifacts::{Lock, Source, Store};
 use crate::engine::compile::Supplier;
+use crate::hash;
 use crate::host::ArtifactPin;
 use crate::image::Sources;
 use crate::project::Project;
@@ -95,7 +96,9 @@ impl Supply {
     /// What the bundle does not have is an error only where it is used.
     fn lacking(&self, what: &str, error: anyhow::Error) -> Result<BuiltImage> {
         let reason = error.downcast::<Lacking>()?.to_string();
-        let name = what.replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_ascii_lowercase();
+        // Templates know a recipe's image by its own name.
+        let name = self.sources.recipe_name(what).unwrap_or_else(|_| what.to_owned());
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_ascii_lowercase();
         let image = BuiltImage {
             reference: format!("provision.local/{name}:not-in-the-bundle"),
             digest: format!("sha256:{}", "0".repeat(64)),
@@ -155,9 +158,10 @@ impl Supplying<'_> {
         ArtifactPin { name: name.to_owned(), version: "unbuilt".into(), sha256: "0".repeat(64), url: None }
     }
 
-    fn built_stand_in(&self, name: &str) -> BuiltImage {
+    /// Only its name is true, and that images of two recipes differ.
+    fn built_stand_in(&self, name: &str, recipe: &str) -> BuiltImage {
         let reference = format!("provision.local/{name}:unbuilt");
-        BuiltImage { reference, digest: format!("sha256:{}", "0".repeat(64)), archive: self.stand_in(name) }
+        BuiltImage { reference, digest: format!("sha256:{}", hash::sha256(recipe)), archive: self.stand_in(name) }
     }
 }
 
@@ -180,7 +184,7 @@ impl Supplier for Supplying<'_> {
 
     fn image(&mut self, recipe: &str) -> Result<BuiltImage> {
         if self.pretends() {
-            return Ok(self.built_stand_in("image"));
+            return Ok(self.built_stand_in(&self.supply.sources.recipe_name(recipe)?, recipe));
         }
         let image = match &self.supply.bundle {
             Some(bundle) => {
@@ -196,8 +200,11 @@ impl Supplier for Supplying<'_> {
 
     fn image_artifact(&mut self, name: &str) -> Result<ImageSource> {
         if self.pretends() {
-            self.supply.sources.lock().get(name)?;
-            return Ok(ImageSource::Built(self.built_stand_in(name)));
+            return match &self.supply.sources.lock().get(name)?.source {
+                Source::Image(recipe) => self.image(recipe).map(ImageSource::Built),
+                // Nothing is built of these.
+                _ => self.supply.sources.image_artifact(name, &|_| {}),
+            };
         }
         let image = match &self.supply.bundle {
             Some(bundle) => bundle

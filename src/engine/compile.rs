@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use super::images::{self, Wanted};
 use super::{Probe, Program, Stage, Step, graph};
 use crate::checks::registry as check_registry;
 use crate::diagnostic::{Diagnostic, Diagnostics, Place};
@@ -53,7 +54,7 @@ pub trait Supplier {
 /// Makes the program for one host out of `stages`, in dependency order.
 ///
 /// `context` is the root of all values (with `secret`). Images are resolved first, so that templates of any stage can name them
-/// as `image.NAME`.
+/// as `image.NAME`: by their own name or the artifact's.
 ///
 /// # Errors
 /// All faults at once, each with its place.
@@ -67,10 +68,10 @@ pub fn compile(
     let order = order(stages, &mut faults);
     let mut context = context.clone();
     let images = images(project, &context, supplier, &mut faults);
-    context.insert("image".into(), Value::Object(images));
+    context.insert("image".into(), Value::Object(images::names(&images, &mut faults)));
     let mut program = Program::default();
     for stage in order {
-        let mut compiler = Compiler { project, supplier, context: &context, faults: &mut faults };
+        let mut compiler = Compiler { project, supplier, context: &context, images: &images, faults: &mut faults };
         program.stages.push(compiler.stage(stage));
     }
     faults.0.dedup();
@@ -98,43 +99,40 @@ fn order<'a>(stages: &[&'a StageFile], faults: &mut Diagnostics) -> Vec<&'a Stag
     }
 }
 
-/// References of all images that the project's enabled stages name, by image name.
+/// All images that the project's enabled stages name.
 fn images(
     project: &Project,
     context: &Map<String, Value>,
     supplier: &mut dyn Supplier,
     faults: &mut Diagnostics,
-) -> Map<String, Value> {
-    let mut images = Map::new();
+) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
     let Ok(enabled) = project.enabled() else {
-        return images;
+        return wanted;
     };
     for stage in enabled {
-        let mut compiler = Compiler { project, supplier: &mut *supplier, context, faults: &mut *faults };
+        let mut compiler = Compiler { project, supplier: &mut *supplier, context, images: &[], faults: &mut *faults };
         for entry in stage.resources.iter().filter(|entry| entry.kind == "image") {
-            for (resource, _) in compiler.entry(entry) {
+            compiler.faults.0.extend(images::told_secrets(&entry.spec));
+            for (resource, place) in compiler.entry(entry) {
                 let spec = resource.spec().unwrap_or_default();
                 let resolved = spec.get("resolved").cloned().unwrap_or_default();
                 if let Ok(source) = serde_json::from_value::<ImageSource>(resolved) {
-                    images.insert(image_name(&resource.name()), Value::String(source.reference()));
+                    let is_artifact = spec.get("artifact").is_some();
+                    wanted.push(Wanted { resource: resource.name(), is_artifact, source, place });
                 }
             }
         }
     }
-    images
-}
-
-/// `image.NAME` in templates: an artifact's name, or the folder of a recipe (`rul` for workloads/rul/image.yml).
-fn image_name(resource: &str) -> String {
-    let path = Path::new(resource);
-    let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    folder.unwrap_or_else(|| resource.to_owned())
+    wanted
 }
 
 struct Compiler<'a> {
     project: &'a Project,
     supplier: &'a mut dyn Supplier,
     context: &'a Map<String, Value>,
+    /// Those of all enabled stages; none while they are collected.
+    images: &'a [Wanted],
     faults: &'a mut Diagnostics,
 }
 
@@ -219,7 +217,12 @@ impl Compiler<'_> {
             match coercing(&entry.spec, node, |spec| kind.parse(spec)) {
                 Err(fault) => self.faults.0.push(fault),
                 Ok(mut resource) => {
-                    let mut resolver = Resolver { project: self.project, supplier: self.supplier, context: &context };
+                    let mut resolver = Resolver {
+                        project: self.project,
+                        supplier: self.supplier,
+                        context: &context,
+                        images: self.images,
+                    };
                     match resource.resolve(&mut resolver) {
                         Ok(()) => resources.push((resource, entry.place.clone())),
                         Err(error) => self.faults.0.push(placed(&error, &entry.place)),
@@ -288,6 +291,7 @@ struct Resolver<'a> {
     project: &'a Project,
     supplier: &'a mut dyn Supplier,
     context: &'a Map<String, Value>,
+    images: &'a [Wanted],
 }
 
 impl Resolver<'_> {
@@ -344,6 +348,14 @@ impl Resolve for Resolver<'_> {
 
     fn docker_build(&mut self, spec: &DockerSpec) -> Result<DockerBuild> {
         self.supplier.docker_build(spec)
+    }
+
+    fn images_of(&mut self, repository: &str) -> Vec<String> {
+        let of = self.images.iter().filter(|image| image.repository() == repository);
+        let mut names: Vec<_> = of.map(|image| image.source.stored_name()).collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     fn packages(&mut self) -> Option<Shipped> {

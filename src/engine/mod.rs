@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod compile;
 pub mod event;
 pub mod graph;
+mod images;
 pub mod plan;
 pub mod probe;
 pub mod up;

@@ -168,6 +168,7 @@ pub struct FakeHost {
     on_query: Vec<(Vec<String>, OnQuery)>,
     on_run: Vec<(Vec<String>, OnRun)>,
     artifacts: HashMap<String, Vec<u8>>,
+    cluster: Option<cluster::Reader>,
     record: Mutex<Record>,
 }
 
@@ -206,6 +207,7 @@ impl FakeHost {
             on_query: Vec::new(),
             on_run: Vec::new(),
             artifacts: HashMap::new(),
+            cluster: None,
             record: Mutex::default(),
         }
     }
@@ -272,6 +274,13 @@ impl FakeHost {
     pub fn artifact(mut self, content: impl AsRef<[u8]>) -> Self {
         let content = content.as_ref().to_vec();
         self.artifacts.insert(hash::sha256(&content), content);
+        self
+    }
+
+    /// It has this cluster.
+    #[must_use]
+    pub fn with_cluster(mut self, reader: cluster::Reader) -> Self {
+        self.cluster = Some(reader);
         self
     }
 
@@ -428,7 +437,7 @@ impl ReadHost for FakeHost {
     }
 
     async fn cluster(&self) -> Result<cluster::Reader, cluster::Unavailable> {
-        Err(cluster::Unavailable { reason: "a fake host has no cluster".into() })
+        self.cluster.clone().ok_or_else(|| cluster::Unavailable { reason: "a fake host has no cluster".into() })
     }
 
     fn progress(&self, text: &str) {

@@ -237,7 +237,9 @@ mod tests {
         fn image(&self, name: &str, content: &str) -> crate::image::BuiltImage {
             let recipe = self.dir.path().join(name).join("image.yml");
             fs::write(&recipe, format!("name: {name}\nfiles: [{{ content: '{content}', to: /x }}]\n")).unwrap();
-            crate::image::build(&recipe, self.dir.path(), &self.store, &|_| {}).unwrap()
+            let lock = crate::artifacts::Lock::default();
+            let workshop = crate::image::Workshop { root: self.dir.path(), lock: &lock, store: &self.store };
+            crate::image::build(&recipe, &workshop, &|_| {}).unwrap()
         }
 
         fn archive(&self, image: &crate::image::BuiltImage) -> PathBuf {

@@ -2,68 +2,96 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use super::base::{self, Workshop};
+use super::below::Below;
 use super::layer::{Entry, Layer};
-use super::recipe::{From, Loaded, Owner};
+use super::recipe::{From, Loaded, Owner, Recipe};
 use super::{BuiltImage, debian, layout, pip, recipe};
-use crate::artifacts::{Built, Inputs, Progress, Store};
+use crate::artifacts::{Built, Inputs, Progress, tree};
 use crate::host::ArtifactPin;
 
 /// Changes when the same inputs would give another image.
-const BUILDER: &str = "image 1";
+const BUILDER: &str = "image 2";
 
 /// Certificate authorities, where Debian and Ubuntu keep them.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Builds the image of a recipe, or finds it in the cache: then no program runs.
 ///
-/// `project_root` is the folder with the workspace that `cargo:` names programs of.
-///
 /// # Errors
 /// What is wrong with the recipe (with file:line:col), or why the build failed.
-pub fn build(recipe_path: &Path, project_root: &Path, store: &Store, progress: Progress<'_>) -> Result<BuiltImage> {
-    let root = &std::fs::canonicalize(project_root).with_context(|| format!("reading {}", project_root.display()))?;
+pub fn build(recipe_path: &Path, workshop: &Workshop<'_>, progress: Progress<'_>) -> Result<BuiltImage> {
+    let store = workshop.store;
     let loaded = recipe::load(recipe_path)?;
     let name = loaded.recipe.name.value.clone();
     let context = || format!("building the image {name} of {}", recipe_path.display());
-    let key = key(&loaded, root).with_context(context)?;
-    if let Some(image) = store.built(&key)?.and_then(pin) {
+    let key = || key(recipe_path, workshop, Scope::Machine, &[]).with_context(context);
+    let before = key()?;
+    if let Some(image) = store.built(&before)?.and_then(pin) {
         return Ok(image);
     }
-    let _held = store.lock(&key, &name, progress)?;
-    if let Some(image) = store.built(&key)?.and_then(pin) {
+    let _held = store.lock(&before, &name, progress)?;
+    if let Some(image) = store.built(&before)?.and_then(pin) {
         return Ok(image);
     }
     progress(&format!("{name}: building"));
     let work = store.work(&name)?;
-    let mut layers = Vec::new();
-    if let Some(debian) = &loaded.recipe.debian {
-        layers.push(debian::layer(debian, store, progress).with_context(context)?);
-    }
-    if let (Some(pip), Some(lock)) = (&loaded.recipe.pip, &loaded.lock) {
-        layers.push(pip::layer(&pip.value, lock, &layers, store, progress).with_context(context)?);
-    }
-    let path = work.path().join("layer.tar");
-    let written =
-        own_layer(&loaded, root, store, progress).and_then(|layer| layer.write(&path)).with_context(context)?;
-    layers.push((path, written));
     let archive = work.path().join("image.tar.zst");
-    let image = layout::write(&loaded.recipe, &layers, &archive).with_context(context)?;
+    let image = write(&loaded, workshop, work.path(), &archive, progress).with_context(context)?;
+    if key()? != before {
+        bail!(changed(recipe_path));
+    }
     progress(&format!("{name}: built {}", image.reference));
     let identity = Some((image.reference, image.digest));
-    let built = store.put_built_image(&key, &name, &archive, identity)?;
+    let built = store.put_built_image(&before, &name, &archive, identity)?;
     pin(built).context("a built image without a reference")
+}
+
+/// Makes all layers and writes the archive.
+fn write(
+    loaded: &Loaded,
+    workshop: &Workshop<'_>,
+    work: &Path,
+    archive: &Path,
+    progress: Progress<'_>,
+) -> Result<layout::Image> {
+    let (recipe, store) = (&loaded.recipe, workshop.store);
+    let base = recipe.base_artifact().map(|name| base::bring(name, workshop, &work.join("base"), progress));
+    let base = base.transpose()?;
+    let mut below = Below::default();
+    for layer in base.iter().flat_map(|base| &base.layers) {
+        below.add(&layer.path)?;
+    }
+    let mut layers = Vec::new();
+    if let Some(debian) = &recipe.debian {
+        layers.push(debian::layer(debian, store, progress)?);
+        below.add(&layers[0].0)?;
+    }
+    if let (Some(pip), Some(lock)) = (&recipe.pip, &loaded.lock) {
+        let layer = pip::layer(&pip.value, lock, &layers, below.clone(), store, progress)?;
+        below.add(&layer.0)?;
+        layers.push(layer);
+    }
+    let path = work.join("layer.tar");
+    let written = own_layer(loaded, below, workshop, work, progress)?.write(&path)?;
+    layers.push((path, written));
+    layout::write(recipe, base.as_ref(), &layers, archive)
+}
+
+/// What was built while somebody edited its inputs must not be kept under the key of either state.
+pub(super) fn changed(what: &Path) -> String {
+    format!("{}, or an input of it, changed while it was built; run the same command again", what.display())
 }
 
 /// The image of a recipe, if it was built; it may still be in the cache. Only looks.
 ///
 /// # Errors
 /// When the recipe is wrong, or an input or the cache cannot be read.
-pub fn cached(recipe_path: &Path, project_root: &Path, store: &Store) -> Result<Option<BuiltImage>> {
-    let root = std::fs::canonicalize(project_root)?;
-    let key = key(&recipe::load(recipe_path)?, &root)?;
-    Ok(store.record(&key)?.and_then(pin))
+pub fn cached(recipe_path: &Path, workshop: &Workshop<'_>) -> Result<Option<BuiltImage>> {
+    let key = key(recipe_path, workshop, Scope::Machine, &[])?;
+    Ok(workshop.store.record(&key)?.and_then(pin))
 }
 
 fn pin(built: Built) -> Option<BuiltImage> {
@@ -80,79 +108,90 @@ fn pin(built: Built) -> Option<BuiltImage> {
     })
 }
 
-/// Key of what the image is made from in the project: the same on every machine that has the project.
+/// How much of what an image is made from counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// What is in the project: the same on every machine that has the project.
+    Project,
+    /// Also what is of the machine that builds it.
+    Machine,
+}
+
+/// Key of what the image of a recipe is made from. `leading` are recipes of images that start from it.
 ///
 /// # Errors
-/// When the recipe is wrong, or an input cannot be read.
-pub fn project_key(recipe_path: &Path, project_root: &Path) -> Result<String> {
-    let root = std::fs::canonicalize(project_root)?;
-    Ok(project_inputs(&recipe::load(recipe_path)?, &root)?.key())
-}
-
-/// Key of everything that the image is made from.
-fn key(loaded: &Loaded, root: &Path) -> Result<String> {
-    let mut inputs = project_inputs(loaded, root)?;
-    if loaded.recipe.ca_bundle {
-        inputs.add_tree("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
+/// When the recipe is wrong, an input cannot be read, or recipes start from each other in a circle.
+pub fn key(recipe_path: &Path, workshop: &Workshop<'_>, scope: Scope, leading: &[PathBuf]) -> Result<String> {
+    let loaded = recipe::load(recipe_path)?;
+    let real = std::fs::canonicalize(recipe_path)?;
+    let recipes: Vec<PathBuf> = leading.iter().chain([&real]).cloned().collect();
+    if leading.contains(&real) {
+        let shown: Vec<_> = recipes.iter().map(|path| path.display().to_string()).collect();
+        bail!("image recipes start from each other in a circle: {}", shown.join(" -> "));
     }
-    Ok(inputs.key())
-}
-
-fn project_inputs(loaded: &Loaded, root: &Path) -> Result<Inputs> {
     let mut inputs = Inputs::new(BUILDER);
     inputs.add("arch", std::env::consts::ARCH);
     inputs.add("recipe", &loaded.text);
+    if let Some(name) = loaded.recipe.base_artifact() {
+        inputs.add("base", base::key(name, workshop, scope, &recipes)?);
+    }
     for from in &loaded.from {
         match from {
             From::Content(_) => {} // in the recipe's text
-            From::Path(path) => inputs.add_tree("file", path)?,
-            From::Cargo(binary) => binary.add_inputs(&mut inputs, root)?,
+            From::Path(path) => inputs.add_found("file", &tree::walk(path, &tree::all_but_git)?)?,
+            From::Cargo(binary) => binary.add_inputs(&mut inputs, workshop.root)?,
             From::Script(script) => script.add_inputs(&mut inputs)?,
         }
     }
     if let Some(lock) = &loaded.lock {
-        inputs.add_tree("requirements", lock)?;
+        inputs.add_file("requirements", lock)?;
     }
-    Ok(inputs)
+    if loaded.recipe.ca_bundle && scope == Scope::Machine {
+        inputs.add_file("ca bundle", Path::new(CA_BUNDLE)).context(NO_CA)?;
+    }
+    Ok(inputs.key())
 }
 
 const NO_CA: &str = "`ca_bundle: true` needs the package ca-certificates on this machine";
 
-/// The layer with everything that the recipe names.
-fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>) -> Result<Layer> {
-    let recipe = &loaded.recipe;
-    let mut layer = Layer::default();
+/// The layer with everything that the recipe names. Programs of the workspace are built into `work`.
+fn own_layer(
+    loaded: &Loaded,
+    below: Below,
+    workshop: &Workshop<'_>,
+    work: &Path,
+    progress: Progress<'_>,
+) -> Result<Layer> {
+    let (recipe, store) = (&loaded.recipe, workshop.store);
+    let mut layer = Layer::over(below);
     let root_owner = Owner::default();
-    let temporary = Entry::Directory { mode: 0o1777, owner: root_owner };
-    layer.insert("/tmp", temporary);
-    let text = |content: String| Entry::Content { content: content.into_bytes(), mode: 0o644, owner: root_owner };
-    let mut passwd = "root:x:0:0:root:/root:/sbin/nologin\n".to_owned();
-    let mut group = "root:x:0:\n".to_owned();
-    if let Some(user) = recipe.user.as_ref().map(recipe::User::named).filter(|user| user.uid != 0) {
-        let gid = user.gid.unwrap_or(user.uid);
-        let home = user.home.as_deref().unwrap_or("/");
-        let shell = user.shell.as_deref().unwrap_or("/sbin/nologin");
-        let name = &user.name;
-        passwd.push_str(&format!("{name}:x:{}:{gid}:{name}:{home}:{shell}\n", user.uid));
-        if gid != 0 {
-            group.push_str(&format!("{name}:x:{gid}:\n"));
+    let from_base = recipe.base_artifact().is_some();
+    if !from_base || !layer.below().has("/tmp") {
+        layer.insert("/tmp", Entry::Directory { mode: 0o1777, owner: root_owner });
+    }
+    // A base has its users; without one of ours they stay as they are.
+    if !from_base || recipe.user.is_some() {
+        let kept = |path: &str| layer.below().text(path).filter(|_| from_base).map(str::to_owned);
+        let (passwd, group) = users(recipe, kept("/etc/passwd"), kept("/etc/group"));
+        for (path, text) in [("/etc/passwd", passwd), ("/etc/group", group)] {
+            layer.insert(path, Entry::Content { content: text.into_bytes(), mode: 0o644, owner: root_owner });
         }
     }
-    layer.insert("/etc/passwd", text(passwd));
-    layer.insert("/etc/group", text(group));
     if recipe.ca_bundle {
-        layer.insert_tree(&PathBuf::from(CA_BUNDLE), CA_BUNDLE, Some(0o644), root_owner).context(NO_CA)?;
+        let real = std::fs::canonicalize(CA_BUNDLE).context(NO_CA)?;
+        layer.insert_tree(&real, CA_BUNDLE, Some(0o644), root_owner).context(NO_CA)?;
     }
     for directory in &recipe.directories {
         let (mode, owner) = (directory.mode.0, directory.owner);
         layer.insert(&directory.path, Entry::Directory { mode, owner });
     }
-    for (entry, from) in recipe.files.iter().map(|entry| &entry.value).zip(&loaded.from) {
+    for (index, (entry, from)) in recipe.files.iter().map(|entry| &entry.value).zip(&loaded.from).enumerate() {
         let mode = entry.mode.map(|mode| mode.0);
         match from {
             From::Path(path) => layer.insert_tree(path, &entry.to, mode, entry.owner)?,
             From::Cargo(binary) => {
-                let program = binary.build(root, store, progress)?;
+                let program = work.join(format!("program-{index}"));
+                binary.build(workshop.root, store, &program, progress)?;
                 layer.insert_tree(&program, &entry.to, mode, entry.owner)?;
             }
             From::Script(script) => {
@@ -176,6 +215,33 @@ fn own_layer(loaded: &Loaded, root: &Path, store: &Store, progress: Progress<'_>
     Ok(layer)
 }
 
+/// `/etc/passwd` and `/etc/group` with root and the recipe's user, or what a base has there with the user added.
+fn users(recipe: &Recipe, passwd: Option<String>, group: Option<String>) -> (String, String) {
+    let mut passwd = passwd.unwrap_or_else(|| "root:x:0:0:root:/root:/sbin/nologin\n".to_owned());
+    let mut group = group.unwrap_or_else(|| "root:x:0:\n".to_owned());
+    let Some(user) = recipe.user.as_ref().map(recipe::User::named) else {
+        return (passwd, group);
+    };
+    let (name, uid, gid) = (&user.name, user.uid, user.gid.unwrap_or(user.uid));
+    let home = user.home.as_deref().unwrap_or("/");
+    let shell = user.shell.as_deref().unwrap_or("/sbin/nologin");
+    add_line(&mut passwd, uid, &format!("{name}:x:{uid}:{gid}:{name}:{home}:{shell}"));
+    add_line(&mut group, gid, &format!("{name}:x:{gid}:"));
+    (passwd, group)
+}
+
+/// Adds the line of a number unless there is one.
+fn add_line(text: &mut String, id: u32, line: &str) {
+    if text.lines().any(|line| line.split(':').nth(2) == Some(&id.to_string())) {
+        return;
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(line);
+    text.push('\n');
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -188,6 +254,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::artifacts::{Lock, Store};
+
+    /// Without artifacts.
+    fn build(recipe: &Path, root: &Path, store: &Store, progress: Progress<'_>) -> Result<BuiltImage> {
+        let root = &fs::canonicalize(root).unwrap();
+        super::build(recipe, &Workshop { root, lock: &Lock::default(), store }, progress)
+    }
 
     const RECIPE: &str = "\
 name: hello
@@ -316,6 +389,83 @@ ports: [8080]
             files["etc/passwd"],
             "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
         );
+    }
+
+    /// The tar of the topmost layer.
+    fn top_layer(store: &Store, image: &BuiltImage) -> Vec<u8> {
+        let files = unpack(store, image);
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let manifest: Value = serde_json::from_slice(blob(&files, &index["manifests"][0]["digest"])).unwrap();
+        blob(&files, &manifest["layers"].as_array().unwrap().last().unwrap()["digest"]).to_vec()
+    }
+
+    #[test]
+    fn what_is_in_the_image_is_in_its_key_and_version_control_is_in_neither() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = project(dir.path());
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("image/data").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sub/target/model.bin", "1");
+        write("Cargo.toml", "");
+        write("target/debug/x", "1");
+        write("sub/.git/config", "https://user:password@example.org");
+        let first = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        let layer = files_of_layer(&top_layer(&store, &first));
+        assert_eq!(layer["srv/data/sub/target/model.bin"], "1");
+        assert!(!layer.keys().any(|path| path.contains(".git")), "{layer:?}");
+        write("sub/.git/config", "other");
+        assert_eq!(build(&recipe, dir.path(), &store, &|_| {}).unwrap(), first);
+        for changed in ["sub/target/model.bin", "target/debug/x"] {
+            write(changed, "2");
+            let second = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+            assert_ne!(second.reference, first.reference, "{changed}");
+            write(changed, "1");
+        }
+    }
+
+    #[test]
+    fn inputs_that_change_while_it_is_built_are_not_kept_under_the_old_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = project(dir.path());
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        // The first word about it comes after its key was made.
+        let edit = |_: &str| fs::write(dir.path().join("image/data/b"), "edited").unwrap();
+        let error = build(&recipe, dir.path(), &store, &edit).unwrap_err().to_string();
+        assert!(error.contains("changed while it was built; run the same command again"), "{error}");
+        let edited = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        assert_eq!(files_of_layer(&top_layer(&store, &edited))["srv/data/b"], "edited");
+        fs::write(dir.path().join("image/data/b"), "b").unwrap();
+        let first = build(&recipe, dir.path(), &store, &|_| {}).unwrap();
+        assert_eq!(files_of_layer(&top_layer(&store, &first))["srv/data/b"], "b");
+    }
+
+    #[test]
+    fn a_file_behind_a_link_of_a_lower_layer_leaves_the_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lower = Layer::default();
+        let link = |target: &str| Entry::Link { target: target.to_owned() };
+        lower.insert("/usr/bin/sh", link("busybox"));
+        lower.insert("/bin", link("usr/bin"));
+        let path = dir.path().join("lower.tar");
+        lower.write(&path).unwrap();
+        let recipe = dir.path().join("image.yml");
+        let text = "name: hello\nfiles: [{ content: x, to: /bin/run.sh }]\ndirectories: [{ path: /bin }, { path: /bin/more }]\n\
+                    links: [{ path: /bin/sh, target: dash }]\n";
+        fs::write(&recipe, text).unwrap();
+        let store = Store::at(dir.path().join("cache")).unwrap();
+        let loaded = recipe::load(&recipe).unwrap();
+        let mut below = Below::default();
+        below.add(&path).unwrap();
+        let workshop = Workshop { root: dir.path(), lock: &Lock::default(), store: &store };
+        let layer = own_layer(&loaded, below, &workshop, dir.path(), &|_| {}).unwrap();
+        for at in ["usr/bin/run.sh", "usr/bin/more", "usr/bin/sh"] {
+            assert!(layer.contains(at), "{at}: {layer:?}");
+        }
+        assert!(!layer.contains("bin"), "{layer:?}");
     }
 
     fn files_of_layer(layer: &[u8]) -> BTreeMap<String, String> {

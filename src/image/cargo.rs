@@ -41,12 +41,12 @@ impl CargoBinary {
         inputs.add("cargo", format!("{}/{}", self.package, self.bin));
         for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"] {
             if root.join(name).exists() {
-                inputs.add_tree(name, &root.join(name))?;
+                inputs.add_file(name, &root.join(name))?;
             }
         }
         for folder in self.folders(root)? {
             let name = folder.strip_prefix(root).unwrap_or(&folder);
-            inputs.add_tree(&name.to_string_lossy(), &folder)?;
+            inputs.add_sources(&name.to_string_lossy(), &folder)?;
         }
         Ok(())
     }
@@ -88,11 +88,12 @@ impl CargoBinary {
         Ok(())
     }
 
-    /// Builds it; answers with the path of the program.
+    /// Builds the program at `to`. All builds share one folder of cargo's, so each has it to itself until its program is out of it.
     ///
     /// # Errors
     /// When cargo is not installed or fails; the error ends with the last lines that it printed.
-    pub fn build(&self, root: &Path, store: &Store, progress: Progress<'_>) -> Result<PathBuf> {
+    pub fn build(&self, root: &Path, store: &Store, to: &Path, progress: Progress<'_>) -> Result<()> {
+        let _held = store.lock("cargo", &self.bin, progress)?;
         // Which C library is in the triple's name matters less than that it is linked statically: the image has none.
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let target = store.root().join("cargo");
@@ -133,7 +134,9 @@ impl CargoBinary {
             let tail = tail[tail.len().saturating_sub(20)..].join("\n");
             bail!("`{shown}` in {} failed ({status}):\n{tail}", root.display());
         }
-        Ok(target.join(triple).join("release").join(&self.bin))
+        let program = target.join(triple).join("release").join(&self.bin);
+        fs::copy(&program, to).with_context(|| format!("copying {}", program.display()))?;
+        Ok(())
     }
 }
 
@@ -282,7 +285,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let store = Store::at(cache.path().to_owned()).unwrap();
         let binary = CargoBinary::parse("app/app").unwrap();
-        let build = |says: &str, age: u64| {
+        let build = &|says: &str, age: u64| {
             let dir = tempfile::tempdir().unwrap();
             let root = fs::canonicalize(dir.path()).unwrap();
             fs::create_dir_all(root.join("app/src")).unwrap();
@@ -298,7 +301,8 @@ mod tests {
             .unwrap();
             let written = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
             fs::File::open(&main).unwrap().set_modified(written).unwrap();
-            let program = binary.build(&root, &store, &|_| {}).unwrap();
+            let program = dir.path().join("program");
+            binary.build(&root, &store, &program, &|_| {}).unwrap();
             let said = Command::new(&program).output().unwrap().stdout;
             assert_eq!(String::from_utf8(said).unwrap().trim(), says);
             fs::read(program).unwrap()
@@ -306,6 +310,12 @@ mod tests {
         let first = build("one", 0);
         build("two", 3600);
         assert!(build("one", 7200) == first, "another folder gave other bytes");
+        // At the same time, too: nobody opens what the other has just built.
+        std::thread::scope(|scope| {
+            let builds: Vec<_> =
+                (0..4).map(|n| scope.spawn(move || build(["one", "two", "three", "four"][n], n as u64))).collect();
+            assert!(builds.into_iter().map(|it| it.join().unwrap()).next() == Some(first));
+        });
     }
 
     #[test]

@@ -9,14 +9,17 @@ use std::path::{Component, Path};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::build::changed;
+use super::dockerignore::Ignored;
 use super::layer::Layer;
 use super::layout::REGISTRY;
 use super::recipe::Owner;
+use crate::artifacts::tree::{self, Choice};
 use crate::artifacts::{Inputs, Progress, Store};
 use crate::host::ArtifactPin;
 
 /// Changes when the same folder would be packed differently.
-const PACKER: &str = "docker context 1";
+const PACKER: &str = "docker context 2";
 
 /// What a stage file says about such an image; paths are relative to the project.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,8 +76,8 @@ pub fn prepare(spec: &DockerSpec, root: &Path, store: &Store, progress: Progress
     if !name.chars().all(fits) || name.starts_with('-') || name.ends_with('-') {
         bail!("the image name {name:?} does not fit; give a `name` of lower-case letters, digits and dashes inside");
     }
-    let context = pack(&name, &root.join(&folder), store, progress)?;
     let dockerfile = dockerfile.to_string_lossy().into_owned();
+    let context = pack(&name, &root.join(&folder), &dockerfile, store, progress)?;
     let mut inputs = Inputs::new(PACKER);
     inputs.add("context", &context.sha256);
     inputs.add("dockerfile", &dockerfile);
@@ -92,26 +95,38 @@ pub fn prepare(spec: &DockerSpec, root: &Path, store: &Store, progress: Progress
     })
 }
 
-/// The folder as a tar of sorted entries with fixed times, without version control and build output.
-fn pack(name: &str, folder: &Path, store: &Store, progress: Progress<'_>) -> Result<ArtifactPin> {
-    let mut inputs = Inputs::new(PACKER);
-    inputs.add_tree("context", folder)?;
-    let key = inputs.key();
+/// The folder as a tar of sorted entries with fixed times, without version control and what its `.dockerignore` leaves out.
+fn pack(name: &str, folder: &Path, dockerfile: &str, store: &Store, progress: Progress<'_>) -> Result<ArtifactPin> {
+    let folder = std::fs::canonicalize(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let look = || {
+        let ignored = Ignored::read(&folder, dockerfile)?;
+        let choose = |path: &str, source: &Path| {
+            // BuildKit needs these two, and itself keeps them from being copied into the image.
+            let needed = path == dockerfile || path == ".dockerignore";
+            match tree::all_but_git(path, source) {
+                Choice::Take if needed || !ignored.leaves_out(path) => Choice::Take,
+                Choice::Take if ignored.brings_back() || leads_to(path, dockerfile) => Choice::Look,
+                _ => Choice::Leave,
+            }
+        };
+        let found = tree::walk(&folder, &choose)?;
+        let mut inputs = Inputs::new(PACKER);
+        inputs.add_found("context", &found)?;
+        anyhow::Ok((found, inputs.key()))
+    };
+    let (found, key) = look()?;
     let built = match store.built(&key)? {
         Some(built) => built,
         None => {
             progress(&format!("{name}: packing its context"));
             let mut layer = Layer::default();
-            for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-                let entry = entry?.file_name();
-                // As in the key.
-                if entry != ".git" && entry != "target" {
-                    layer.insert_tree(&folder.join(&entry), &entry.to_string_lossy(), None, Owner::default())?;
-                }
-            }
+            layer.insert_found(&found, "", None, Owner::default());
             let work = store.work(name)?;
             let tar = work.path().join("context.tar");
             layer.write(&tar)?;
+            if look()?.1 != key {
+                bail!(changed(&folder));
+            }
             store.put_built(&key, name, &tar)?
         }
     };
@@ -121,6 +136,11 @@ fn pack(name: &str, folder: &Path, store: &Store, progress: Progress<'_>) -> Res
         sha256: built.sha256,
         url: None,
     })
+}
+
+/// Whether `path` is a folder above `file`.
+fn leads_to(path: &str, file: &str) -> bool {
+    file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -167,6 +187,65 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), count);
+    }
+
+    /// The files of a packed context.
+    fn packed(store: &Store, build: &DockerBuild) -> Vec<String> {
+        let file = store.open_blob(&build.context.sha256).unwrap().unwrap();
+        let mut archive = tar::Archive::new(file);
+        let paths = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string());
+        paths.filter(|path| !path.ends_with('/')).collect()
+    }
+
+    #[test]
+    fn what_is_packed_is_in_the_tag_and_version_control_is_in_neither() {
+        let (dir, store) = project();
+        let prepare = || prepare(&spec(), dir.path(), &store, &|_| {}).unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("apps/web").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("target/app.jar", "1");
+        write("files/target/o", "1");
+        write("files/.git/config", "1");
+        let first = prepare();
+        assert_eq!(packed(&store, &first), ["Dockerfile", "files/a", "files/target/o", "target/app.jar"]);
+        for path in ["target/app.jar", "files/target/o"] {
+            write(path, "2");
+            assert_ne!(prepare().reference, first.reference, "{path}");
+            write(path, "1");
+        }
+        write("files/.git/config", "2");
+        assert_eq!(prepare(), first);
+    }
+
+    #[test]
+    fn what_dockerignore_leaves_out_is_neither_packed_nor_in_the_tag() {
+        let (dir, store) = project();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("apps/web").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(".dockerignore", "**\n!files/a\n!data/keep\n");
+        for path in [".env", "data/large", "data/keep/x"] {
+            write(path, "1");
+        }
+        let prepare = |spec: &DockerSpec| prepare(spec, dir.path(), &store, &|_| {}).unwrap();
+        let first = prepare(&spec());
+        assert_eq!(packed(&store, &first), [".dockerignore", "Dockerfile", "data/keep/x", "files/a"]);
+        write(".env", "2");
+        write("data/large", "2");
+        assert_eq!(prepare(&spec()), first);
+        write("data/keep/x", "2");
+        assert_ne!(prepare(&spec()).reference, first.reference);
+        // One beside the Dockerfile counts in its place; a Dockerfile that is left out is there nevertheless.
+        write("docker/Web", "FROM scratch\n");
+        write("docker/Web.dockerignore", "*\n");
+        let mut other = spec();
+        (other.dockerfile, other.context) = ("apps/web/docker/Web".into(), Some("apps/web".into()));
+        assert_eq!(packed(&store, &prepare(&other)), [".dockerignore", "docker/Web"]);
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
+use super::below::Below;
 use super::recipe::Owner;
+use crate::artifacts::tree::{self, Found, Kind};
 
 /// What is at a path.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub enum Entry {
 #[derive(Debug, Default)]
 pub struct Layer {
     entries: BTreeMap<String, Entry>,
+    /// What is under it.
+    below: Below,
 }
 
 /// A layer as a file: SHA-256 and size of the uncompressed tar.
@@ -49,47 +52,58 @@ pub struct Written {
 }
 
 impl Layer {
-    /// Puts an entry at an absolute path, over what was there, and its missing parents (root's, 0755).
+    /// An empty one over others.
+    pub fn over(below: Below) -> Self {
+        Self { entries: BTreeMap::new(), below }
+    }
+
+    /// What is under it.
+    pub fn below(&self) -> &Below {
+        &self.below
+    }
+
+    /// Puts an entry at an absolute path, over what was there, and its missing parents (root's, 0755). Links of the layers below
+    /// are followed as a program in the container would follow them; a file or link at the path of such a link replaces it.
     pub fn insert(&mut self, path: &str, entry: Entry) {
-        let path = path.trim_matches('/');
+        let folder = matches!(entry, Entry::Directory { .. }) && self.below.takes_folder(path);
+        let path = self.below.resolve(path, folder);
         for (at, _) in path.match_indices('/') {
             self.entries
                 .entry(path[..at].to_owned())
                 .or_insert(Entry::Directory { mode: 0o755, owner: Owner::default() });
         }
-        self.entries.insert(path.to_owned(), entry);
+        self.entries.insert(path, entry);
     }
 
     pub fn contains(&self, path: &str) -> bool {
         self.entries.contains_key(path.trim_matches('/'))
     }
 
-    /// Puts a file of the controller at `to`, or a folder with all in it (links stay links).
+    /// Puts a file of the controller at `to`, or a folder with all in it but version control (links stay links).
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// As [`tree::walk`].
     pub fn insert_tree(&mut self, from: &Path, to: &str, mode: Option<u32>, owner: Owner) -> Result<()> {
-        let context = || format!("reading {}", from.display());
-        let metadata = std::fs::symlink_metadata(from).with_context(context)?;
-        if metadata.is_symlink() {
-            let target = std::fs::read_link(from).with_context(context)?;
-            let target = target.to_string_lossy().into_owned();
-            self.insert(to, Entry::Link { target });
-        } else if metadata.is_dir() {
-            self.insert(to, Entry::Directory { mode: 0o755, owner });
-            for entry in std::fs::read_dir(from).with_context(context)? {
-                let entry = entry.with_context(context)?;
-                let inner = format!("{to}/{}", entry.file_name().to_string_lossy());
-                self.insert_tree(&entry.path(), &inner, mode, owner)?;
-            }
-        } else {
-            // The umask of a checkout must not show in the image.
-            let executable = metadata.permissions().mode() & 0o111 != 0;
-            let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
-            let source = from.to_owned();
-            self.insert(to, Entry::File { source, mode, owner });
-        }
+        self.insert_found(&tree::walk(from, &tree::all_but_git)?, to, mode, owner);
         Ok(())
+    }
+
+    /// Puts what a walk found at `to`; an empty `to` is the root itself.
+    pub fn insert_found(&mut self, found: &[Found], to: &str, mode: Option<u32>, owner: Owner) {
+        for Found { path, source, kind } in found {
+            let at = if path.is_empty() { to.to_owned() } else { format!("{to}/{path}") };
+            let entry = match kind {
+                Kind::Folder if at.is_empty() => continue,
+                Kind::Folder => Entry::Directory { mode: 0o755, owner },
+                Kind::Link { target } => Entry::Link { target: target.clone() },
+                Kind::File { executable } => {
+                    // The umask of a checkout must not show in the image.
+                    let mode = mode.unwrap_or(if *executable { 0o755 } else { 0o644 });
+                    Entry::File { source: source.clone(), mode, owner }
+                }
+            };
+            self.insert(&at, entry);
+        }
     }
 
     /// Writes the tar.

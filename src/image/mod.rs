@@ -4,12 +4,15 @@
 //! the start of the digest of its manifest, so what has the same content has the same name. Unchanged input is not built again.
 
 pub mod archive;
+mod base;
 pub mod bases;
+mod below;
 mod build;
 mod cargo;
 mod debian;
 pub mod discover;
 pub mod dockerfile;
+mod dockerignore;
 mod layer;
 mod layout;
 mod pip;
@@ -23,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::ArtifactPin;
 
+pub use base::Workshop;
 pub use build::build;
 pub use recipe::{Recipe, load};
 #[cfg(test)]

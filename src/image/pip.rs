@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
+use super::below::Below;
+use super::build::changed;
 use super::layer::{Entry, Layer, Written};
 use super::recipe::Owner;
 use crate::artifacts::script::{self, Step};
@@ -85,7 +87,8 @@ impl Pip {
     }
 }
 
-/// Makes the layer, or finds it in the cache. `lock` is the lock file, `below` are the layers that are under this one.
+/// Makes the layer, or finds it in the cache. `lock` is the lock file, `below` are the layers of the recipe that are under this one,
+/// `under` is what is in all that are.
 ///
 /// # Errors
 /// When pip is missing, a package cannot be had or has another hash, or the interpreter cannot compile.
@@ -93,25 +96,11 @@ pub fn layer(
     pip: &Pip,
     lock: &Path,
     below: &[(PathBuf, Written)],
+    under: Below,
     store: &Store,
     progress: Progress<'_>,
 ) -> Result<(PathBuf, Written)> {
-    let mut inputs = Inputs::new(BUILDER);
-    inputs.add("arch", std::env::consts::ARCH);
-    inputs.add_tree("requirements", lock)?;
-    for (name, value) in [("python", &pip.python), ("to", &pip.to)] {
-        inputs.add(name, value);
-    }
-    inputs.add("glibc", pip.glibc.as_deref().unwrap_or_default());
-    inputs.add("exclude", pip.exclude.join("\n"));
-    inputs.add("keep", pip.keep.join("\n"));
-    if let Some(interpreter) = &pip.compile {
-        inputs.add("compile", interpreter);
-        for (_, layer) in below {
-            inputs.add("below", &layer.sha256);
-        }
-    }
-    let key = inputs.key();
+    let key = key(pip, lock, below, &under)?;
     let what = "Python packages";
     let found = |built: Built| {
         let path = store.blob_path(&built.sha256);
@@ -135,7 +124,7 @@ pub fn layer(
     // Small programs with the path of this machine's Python in their first line.
     remove(&site.join("bin"))?;
     forget_programs(&site)?;
-    let mut layer = Layer::default();
+    let mut layer = Layer::over(under);
     if let Some(interpreter) = &pip.compile {
         let library = format!("/usr/lib/python{}", pip.python);
         compile(interpreter, &[&pip.to, &library], &root, store, progress)?;
@@ -145,7 +134,34 @@ pub fn layer(
     insert_kept(&mut layer, pip, &site, "")?;
     let tar = work.path().join("layer.tar");
     layer.write(&tar)?;
+    if self::key(pip, lock, below, layer.below())? != key {
+        bail!(changed(lock));
+    }
     Ok(found(store.put_built(&key, what, &tar)?))
+}
+
+fn key(pip: &Pip, lock: &Path, below: &[(PathBuf, Written)], under: &Below) -> Result<String> {
+    let mut inputs = Inputs::new(BUILDER);
+    inputs.add("arch", std::env::consts::ARCH);
+    inputs.add_file("requirements", lock)?;
+    for (name, value) in [("python", &pip.python), ("to", &pip.to)] {
+        inputs.add(name, value);
+    }
+    inputs.add("glibc", pip.glibc.as_deref().unwrap_or_default());
+    inputs.add("exclude", pip.exclude.join("\n"));
+    inputs.add("keep", pip.keep.join("\n"));
+    if let Some(interpreter) = &pip.compile {
+        inputs.add("compile", interpreter);
+        for (_, layer) in below {
+            inputs.add("below", &layer.sha256);
+        }
+    }
+    // Where it lies, if links of the layers below lead it elsewhere.
+    let at = under.resolve(&pip.to, true);
+    if at != pip.to.trim_matches('/') {
+        inputs.add("at", at);
+    }
+    Ok(inputs.key())
 }
 
 fn install(pip: &Pip, lock: &Path, site: &Path, store: &Store, progress: Progress<'_>) -> Result<()> {
@@ -422,7 +438,7 @@ mod tests {
         };
         fs::write(&lock, line(&hash)).unwrap();
         let pip = pip(&["tiny/data"], &["tiny/data/s3"]);
-        let first = layer(&pip, &lock, &[], &store, &|_| {}).unwrap();
+        let first = layer(&pip, &lock, &[], Below::default(), &store, &|_| {}).unwrap();
         let names = listing(&first.0);
         for name in
             ["srv/site/", "srv/site/tiny/__init__.py", "srv/site/tiny/data/s3", "srv/site/tiny-1.0.dist-info/RECORD"]
@@ -433,14 +449,18 @@ mod tests {
             assert!(!names.contains(&name.to_owned()), "{name} in {names:?}");
         }
         let said = std::sync::Mutex::new(0);
-        assert_eq!(layer(&pip, &lock, &[], &store, &|_| *said.lock().unwrap() += 1).unwrap(), first);
+        assert_eq!(layer(&pip, &lock, &[], Below::default(), &store, &|_| *said.lock().unwrap() += 1).unwrap(), first);
         assert_eq!(*said.lock().unwrap(), 0, "the same lock file is not installed again");
 
         let elsewhere = Store::at(dir.path().join("elsewhere")).unwrap();
-        assert_eq!(layer(&pip, &lock, &[], &elsewhere, &|_| {}).unwrap().1, first.1, "the same bytes");
+        assert_eq!(
+            layer(&pip, &lock, &[], Below::default(), &elsewhere, &|_| {}).unwrap().1,
+            first.1,
+            "the same bytes"
+        );
 
         fs::write(&lock, line(&"0".repeat(64))).unwrap();
-        let error = format!("{:#}", layer(&pip, &lock, &[], &store, &|_| {}).unwrap_err());
+        let error = format!("{:#}", layer(&pip, &lock, &[], Below::default(), &store, &|_| {}).unwrap_err());
         assert!(error.contains("DO NOT MATCH THE HASHES"), "{error}");
     }
 }

@@ -351,14 +351,14 @@ fn login(registry: &str) -> Option<String> {
     STANDARD.decode(auth).ok().filter(|login| login.contains(&b':')).map(|_| auth.to_owned())
 }
 
-fn sha256_of(digest: &str) -> Result<&str> {
+pub(super) fn sha256_of(digest: &str) -> Result<&str> {
     digest
         .strip_prefix("sha256:")
         .filter(|sha256| hash::is_sha256(sha256))
         .with_context(|| format!("{digest:?} is not a digest like sha256:…"))
 }
 
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -366,7 +366,7 @@ fn architecture() -> &'static str {
     }
 }
 
-fn is_this_platform(platform: &Value) -> bool {
+pub(super) fn is_this_platform(platform: &Value) -> bool {
     platform["os"] == "linux" && platform["architecture"] == architecture()
 }
 

@@ -19,9 +19,10 @@ use crate::diagnostic::Diagnostic;
 pub struct Recipe {
     /// Name of the image: the last part of its reference, and of `{{ image.NAME }}` in templates.
     pub name: Spanned<String>,
-    /// What it starts from. Only `scratch`, nothing.
-    #[serde(default)]
-    pub base: Base,
+    /// What it starts from: `scratch`, nothing, or `{ artifact: NAME }`, an image of `artifacts.yml` (of a registry, of a recipe, or
+    /// the archive of an OCI layout). Its layers come first; user, environment, entry point and the like are its own unless they are
+    /// given here.
+    pub base: Option<Spanned<Base>>,
     /// Files of Debian packages with the libraries that they need, as a layer below `files`.
     pub debian: Option<Debian>,
     /// Python packages, as a layer between `debian` and `files`.
@@ -57,11 +58,35 @@ pub struct Recipe {
 }
 
 /// What an image starts from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "a base is scratch or { artifact: NAME }")]
 pub enum Base {
-    #[default]
+    Nothing(Scratch),
+    Artifact(BaseArtifact),
+}
+
+/// Nothing.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scratch {
     Scratch,
+}
+
+/// An image by its name in `artifacts.yml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseArtifact {
+    pub artifact: String,
+}
+
+impl Recipe {
+    /// The artifact that it starts from.
+    pub fn base_artifact(&self) -> Option<&str> {
+        match self.base.as_ref().map(|base| &base.value) {
+            Some(Base::Artifact(base)) => Some(&base.artifact),
+            _ => None,
+        }
+    }
 }
 
 /// Files of Debian packages.
@@ -238,6 +263,16 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostic> {
     if let Some(path) = paths.into_iter().find(|path| !is_plain_absolute(path)) {
         return Err(Diagnostic::new(format!("{file}: {path:?} is not an absolute path without `.` and `..`")));
     }
+    if let (Some(base), Some(_)) = (&recipe.base, recipe.base_artifact()) {
+        let fault = |message: &str| Diagnostic::at(document::place(&file, base.referenced), message.to_owned());
+        if recipe.debian.is_some() {
+            return Err(fault("`debian` belongs to an image that starts from scratch")
+                .hint("leave out `base`, or make the base a recipe with these packages"));
+        }
+        if recipe.pip.as_ref().is_some_and(|pip| pip.value.compile.is_some()) {
+            return Err(fault("`compile` of `pip` needs a Python that comes from `debian`").hint("leave it out"));
+        }
+    }
     let lock = recipe.pip.as_ref().map(|pip| folder.join(&pip.value.requirements));
     if let (Some(pip), Some(lock)) = (&recipe.pip, &lock) {
         let fault = |message: String| Diagnostic::at(document::place(&file, pip.referenced), message);
@@ -327,6 +362,14 @@ mod tests {
         assert!(error("name: rul\nuser: me\n").contains("a user is a number"));
         assert!(error("name: rul\nfiles:\n  - { content: x, to: /x, mode: '644' }\n").contains("four octal digits"));
         assert!(error("name: rul\nentripoint: [x]\n").starts_with("image.yml:2:1: unknown field"));
-        assert!(error("name: rul\nbase: alpine\n").starts_with("image.yml:2:7: "));
+        assert!(
+            error("name: rul\nbase: alpine\n").starts_with("image.yml:2:7: a base is scratch or { artifact: NAME }")
+        );
+        assert!(error("name: rul\nbase: { artifcat: x }\n").starts_with("image.yml:2:7: a base is"));
+        let debian = "debian: { suite: bookworm, packages: [x], paths: [/x] }";
+        assert!(
+            error(&format!("name: rul\nbase: {{ artifact: x }}\n{debian}\n"))
+                .starts_with("image.yml:2:7: `debian` belongs to an image that starts from scratch\n  hint: ")
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::build::changed;
 use crate::artifacts::script::{self, Step};
 use crate::artifacts::{Inputs, Progress, Store};
 
@@ -28,7 +29,7 @@ impl Script {
     /// # Errors
     /// When the script cannot be read.
     pub fn add_inputs(&self, inputs: &mut Inputs) -> Result<()> {
-        inputs.add_tree("script", &self.path)
+        inputs.add_file("script", &self.path)
     }
 
     /// The file, built or from the cache. Runs `bash SCRIPT OUT` in the script's folder; `WORK` and `TMPDIR` name an empty
@@ -37,10 +38,7 @@ impl Script {
     /// # Errors
     /// When the script fails or leaves nothing at `OUT`; the error has its last lines and the log's path.
     pub fn build(&self, store: &Store, progress: Progress<'_>) -> Result<PathBuf> {
-        let mut inputs = Inputs::new(BUILDER);
-        inputs.add("arch", std::env::consts::ARCH);
-        self.add_inputs(&mut inputs)?;
-        let key = inputs.key();
+        let key = self.key()?;
         let name = self.name();
         if let Some(built) = store.built(&key)? {
             return Ok(store.blob_path(&built.sha256));
@@ -62,7 +60,17 @@ impl Script {
         if !out.is_file() {
             bail!("`bash {}` ended well but left no file at OUT", self.path.display());
         }
+        if self.key()? != key {
+            bail!(changed(&self.path));
+        }
         Ok(store.blob_path(&store.put_built(&key, &name, &out)?.sha256))
+    }
+
+    fn key(&self) -> Result<String> {
+        let mut inputs = Inputs::new(BUILDER);
+        inputs.add("arch", std::env::consts::ARCH);
+        self.add_inputs(&mut inputs)?;
+        Ok(inputs.key())
     }
 
     /// `minio-build` for sandbox/images/minio/build.sh: names the log and the lines of progress.

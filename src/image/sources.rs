@@ -6,8 +6,9 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::build::{Scope, cached, key};
 use super::dockerfile::{self, DockerBuild, DockerSpec};
-use super::{BuiltImage, build, pull};
+use super::{BuiltImage, Workshop, build, pull};
 use crate::artifacts::{Artifact, Lock, Progress, Source, Store, download, script};
 use crate::host::ArtifactPin;
 
@@ -46,11 +47,16 @@ impl ImageSource {
         match self {
             Self::Built(image) => image.reference.clone(),
             Self::Dockerfile(build) => build.reference.clone(),
-            Self::Registry { reference, digest, .. } => {
-                let name = reference.rsplit_once(':').map_or(reference.as_str(), |(name, _)| name);
-                format!("{name}@{digest}")
-            }
+            Self::Registry { digest, .. } => format!("{}@{digest}", self.repository()),
         }
+    }
+
+    /// What all builds or versions of it have in common: `provision.local/rul`, `docker.io/library/postgres`.
+    pub fn repository(&self) -> &str {
+        let (Self::Built(BuiltImage { reference, .. })
+        | Self::Dockerfile(DockerBuild { reference, .. })
+        | Self::Registry { reference, .. }) = self;
+        reference.rsplit_once(':').map_or(reference, |(name, _)| name)
     }
 
     /// Digest of its manifest or index; `None` where only building tells it.
@@ -146,7 +152,8 @@ impl Sources {
         if !Path::new(recipe).components().all(inside) {
             bail!("the image recipe {recipe:?} leads out of the project; give a path below {}", self.root.display());
         }
-        build(&self.root.join(recipe), &self.root, &self.store, progress)
+        let root = self.real_root()?;
+        build(&self.root.join(recipe), &self.workshop(&root), progress)
     }
 
     /// The image of an artifact; what comes from a recipe is built, if the cache does not have it.
@@ -170,6 +177,18 @@ impl Sources {
         self.image(recipe, progress).with_context(|| format!("{}: artifact {}", artifact.place, artifact.name))
     }
 
+    /// The image's name as a recipe (relative to the project) has it. Builds nothing.
+    ///
+    /// # Errors
+    /// When the recipe is wrong or starts from an artifact that is not there.
+    pub fn recipe_name(&self, recipe: &str) -> Result<String> {
+        let recipe = super::load(&self.root.join(recipe))?.recipe;
+        if let Some(base) = recipe.base_artifact() {
+            self.lock.get(base)?;
+        }
+        Ok(recipe.name.value)
+    }
+
     /// Key of what a recipe makes the artifact from; `None` for what is fixed by its own hash.
     ///
     /// # Errors
@@ -187,7 +206,16 @@ impl Sources {
     /// # Errors
     /// When the recipe is wrong, or an input cannot be read.
     pub fn recipe_inputs(&self, recipe: &str) -> Result<String> {
-        super::build::project_key(&self.root.join(recipe), &self.root)
+        let root = self.real_root()?;
+        key(&self.root.join(recipe), &self.workshop(&root), Scope::Project, &[])
+    }
+
+    fn real_root(&self) -> Result<PathBuf> {
+        std::fs::canonicalize(&self.root).with_context(|| format!("reading {}", self.root.display()))
+    }
+
+    fn workshop<'a>(&'a self, root: &'a Path) -> Workshop<'a> {
+        Workshop { root, lock: &self.lock, store: &self.store }
     }
 
     /// What a host needs to build the image of a Dockerfile.
@@ -215,7 +243,8 @@ impl Sources {
                 (format!("recipe {}", recipe.script), built.map(|built| built.sha256))
             }
             Source::Image(recipe) => {
-                let built = super::build::cached(&self.root.join(recipe), &self.root, &self.store)?;
+                let root = self.real_root()?;
+                let built = cached(&self.root.join(recipe), &self.workshop(&root))?;
                 (format!("recipe {recipe}"), built.map(|image| image.archive.sha256))
             }
         };

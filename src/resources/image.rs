@@ -1,25 +1,26 @@
 //! A container image in k3s's containerd, under its name, with its content, kept from image garbage collection.
 
 mod build;
+mod containerd;
+mod old;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use async_trait::async_trait;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{DockerSpec, Observed, Resolve, Resource};
 use crate::diff::{Action, Diff};
-use crate::host::{Cmd, Output, Query, ReadHost, WriteHost};
+use crate::host::{ArtifactPin, ReadHost, WriteHost};
 use crate::image::{BuiltImage, ImageSource};
-
-/// The label that keeps an image from the kubelet's garbage collection, and its value.
-const PINNED: &str = "io.cri-containerd.pinned=pinned";
+use containerd::{PINNED, Stored, ctr, names_of};
 
 /// Where k3s writes what `registries.yaml` says about mirrors, in the form that containerd reads.
 const HOSTS_DIR: &str = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d";
@@ -30,11 +31,12 @@ const OLD: &str = "old image ";
 /// An image that pods of this host can use without a registry: built from a recipe of the project, or pinned in
 /// `artifacts.yml`. Templates name it `{{ image.NAME }}`. Short form: `image: PATH` is `image: { recipe: PATH }`.
 ///
-/// It is pinned against image garbage collection. When a new build of a recipe comes, older ones that no container uses are
-/// removed.
+/// It is pinned against image garbage collection. When a new build or version comes, older ones that nothing uses are removed: no
+/// container has them, and no Deployment, CronJob or the like of the cluster names them. What is still in use then goes with the
+/// build after it.
 ///
 /// Who brings a Dockerfile gets it built by BuildKit on the host (the optional stage `buildkit`). It is built again when a file
-/// of its context or an argument changes; version control and folders called `target` do not count.
+/// of its context or an argument changes; version control (`.git`) and what `.dockerignore` leaves out do not count and do not leave this machine.
 ///
 /// ```yaml
 /// - image: workloads/rul/image.yml
@@ -53,6 +55,9 @@ pub struct Image {
     /// Known after `resolve`.
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved: Option<ImageSource>,
+    /// Names of other images of the project from the same repository: no old versions of this one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    keep: Vec<String>,
 }
 
 /// The keys of an image that a Dockerfile describes.
@@ -113,6 +118,8 @@ struct Fields {
     build_args: BTreeMap<String, String>,
     target: Option<String>,
     resolved: Option<ImageSource>,
+    #[serde(default)]
+    keep: Vec<String>,
 }
 
 impl<'de> Deserialize<'de> for Image {
@@ -127,7 +134,8 @@ impl<'de> Deserialize<'de> for Image {
             }
 
             fn visit_str<E: de::Error>(self, recipe: &str) -> Result<Image, E> {
-                Ok(Image { recipe: Some(recipe.to_owned()), artifact: None, docker: Docker::default(), resolved: None })
+                let docker = Docker::default();
+                Ok(Image { recipe: Some(recipe.to_owned()), artifact: None, docker, resolved: None, keep: Vec::new() })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Image, A::Error> {
@@ -136,18 +144,13 @@ impl<'de> Deserialize<'de> for Image {
                 if sources.into_iter().filter(|source| source.is_some()).count() != 1 {
                     return Err(de::Error::custom("an image has one of `recipe`, `artifact` and `dockerfile`"));
                 }
-                let docker = Docker {
-                    dockerfile: fields.dockerfile,
-                    context: fields.context,
-                    name: fields.name,
-                    build_args: fields.build_args,
-                    target: fields.target,
-                };
+                let Fields { recipe, artifact, resolved, keep, dockerfile, context, name, build_args, target } = fields;
+                let docker = Docker { dockerfile, context, name, build_args, target };
                 if docker.dockerfile.is_none() && docker != Docker::default() {
                     let keys = "`context`, `name`, `build_args` and `target` belong to a `dockerfile`";
                     return Err(de::Error::custom(keys));
                 }
-                Ok(Image { recipe: fields.recipe, artifact: fields.artifact, docker, resolved: fields.resolved })
+                Ok(Image { recipe, artifact, docker, resolved, keep })
             }
         }
 
@@ -160,16 +163,8 @@ impl<'de> Deserialize<'de> for Image {
 pub struct State {
     /// The image under the wanted name.
     present: Option<Stored>,
-    /// Other builds of the same recipe that no container uses; only looked for when the wanted one is missing.
+    /// Other builds or versions of it that nothing uses; only looked for when the wanted one is missing.
     unused: Vec<String>,
-}
-
-/// One image of containerd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stored {
-    name: String,
-    digest: String,
-    pinned: bool,
 }
 
 impl Image {
@@ -208,46 +203,28 @@ impl Resource for Image {
                 None => None,
             },
         };
+        if let Some(source @ ImageSource::Registry { .. }) = &self.resolved {
+            self.keep = project.images_of(source.repository());
+            self.keep.retain(|name| *name != source.stored_name());
+        }
         Ok(())
     }
 
     async fn observe(&self, host: &dyn ReadHost) -> Result<Observed<State>> {
         let source = self.source()?;
-        let images = match answer(host.query(&Query::k3s_images()).await?)? {
-            Answer::Table(table) => parse_images(&table)?,
-            Answer::NotYet(reason) => return Ok(Observed::Pending(reason)),
+        let images = match containerd::images(host).await? {
+            Ok(images) => images,
+            Err(reason) => return Ok(Observed::Pending(reason)),
         };
         let name = source.stored_name();
         let present = images.iter().find(|image| image.name == name).cloned();
-        let ours = matches!(source, ImageSource::Built(_) | ImageSource::Dockerfile(_));
         if present.is_none()
             && matches!(source, ImageSource::Dockerfile(_))
             && let Some(reason) = build::lacks_buildkit(host)?
         {
             return Ok(Observed::Pending(reason));
         }
-        let mut unused = Vec::new();
-        if let (None, true, Some((repository, _))) = (&present, ours, name.rsplit_once(':')) {
-            let old = |image: &&Stored| image.name.rsplit_once(':').is_some_and(|(other, _)| other == repository);
-            if images.iter().any(|image| old(&image)) {
-                let containers = match answer(host.query(&Query::k3s_containers()).await?)? {
-                    Answer::Table(table) => parse_containers(&table)?,
-                    Answer::NotYet(reason) => return Ok(Observed::Pending(reason)),
-                };
-                // A container may name its image by any of the names of the same content.
-                let used: Vec<&str> = images
-                    .iter()
-                    .filter(|image| containers.contains(&image.name))
-                    .map(|image| image.digest.as_str())
-                    .collect();
-                unused = images
-                    .iter()
-                    .filter(old)
-                    .filter(|image| !used.contains(&image.digest.as_str()))
-                    .map(|image| image.name.clone())
-                    .collect();
-            }
-        }
+        let unused = if present.is_none() { old::unused(host, source, &self.keep, &images).await? } else { Vec::new() };
         Ok(Observed::Known(State { present, unused }))
     }
 
@@ -266,7 +243,7 @@ impl Resource for Image {
                 };
                 diff.push("image", format!("{} {how}", source.stored_name()));
                 for name in &state.unused {
-                    diff.push(format!("{OLD}{name}"), "removed, no container uses it");
+                    diff.push(format!("{OLD}{name}"), "removed, nothing uses it");
                 }
             }
             Some(stored) => {
@@ -286,12 +263,9 @@ impl Resource for Image {
         let name = source.stored_name();
         if diff.has("image") || diff.has("digest") {
             match source {
-                ImageSource::Built(BuiltImage { archive, .. })
-                | ImageSource::Registry { archive: Some(archive), .. } => {
-                    let archive = host.fetch(archive).await?;
-                    host.progress(&format!("importing {name}"));
-                    let archive = archive.display().to_string();
-                    host.run(&ctr(["import", "--label", PINNED, &archive])).await?;
+                ImageSource::Built(BuiltImage { archive, digest, .. })
+                | ImageSource::Registry { archive: Some(archive), digest, .. } => {
+                    import(host, archive, &name, digest).await?;
                 }
                 ImageSource::Dockerfile(docker) => {
                     build::build(host, docker).await?;
@@ -312,10 +286,9 @@ impl Resource for Image {
         }
         let old: Vec<&str> = diff.changes.iter().filter_map(|change| change.field.strip_prefix(OLD)).collect();
         if !old.is_empty() {
-            let Answer::Table(table) = answer(host.query(&Query::k3s_images()).await?)? else {
-                bail!("containerd does not answer any more");
-            };
-            for name in names_of(&old, &parse_images(&table)?) {
+            let images = containerd::images(host.as_read()).await?;
+            let images = images.map_err(|reason| anyhow!("containerd does not answer any more: {reason}"))?;
+            for name in names_of(&old, &images) {
                 host.run(&ctr(["rm", &name])).await?;
             }
         }
@@ -323,80 +296,19 @@ impl Resource for Image {
     }
 }
 
-/// The names to remove for these images: their own, and the one by configuration (`sha256:…`) that the kubelet's interface keeps
-/// beside, unless another image has the same content.
-fn names_of(old: &[&str], images: &[Stored]) -> Vec<String> {
-    let by_config = |image: &Stored| image.name.starts_with("sha256:");
-    let mut names = Vec::new();
-    for image in images.iter().filter(|image| old.contains(&image.name.as_str())) {
-        let same: Vec<&Stored> = images.iter().filter(|other| other.digest == image.digest).collect();
-        names.push(image.name.clone());
-        if same.iter().all(|other| by_config(other) || old.contains(&other.name.as_str())) {
-            names.extend(same.iter().filter(|other| by_config(other)).map(|other| other.name.clone()));
-        }
+/// Imports an archive and, when containerd really has the image, removes it: the host would keep everything twice.
+async fn import(host: &dyn WriteHost, archive: &ArtifactPin, name: &str, digest: &str) -> Result<()> {
+    // A stage beside this one may bring the same archive, and must not find it removed.
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    let _alone = ALONE.lock().await;
+    let file = host.fetch(archive).await?;
+    host.progress(&format!("importing {name}"));
+    host.run(&ctr(["import", "--label", PINNED, &file.display().to_string()])).await?;
+    let has = |image: &Stored| image.name == name && image.digest == digest;
+    if containerd::images(host.as_read()).await?.is_ok_and(|images| images.iter().any(has)) {
+        host.remove_file(&file)?;
     }
-    names.sort();
-    names.dedup();
-    names
-}
-
-fn ctr<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Cmd {
-    Cmd::new(["/usr/local/bin/k3s", "ctr", "-n", "k8s.io", "images"].into_iter().chain(arguments))
-}
-
-/// What containerd answered.
-enum Answer {
-    Table(String),
-    /// It cannot be asked yet, and why.
-    NotYet(String),
-}
-
-fn answer(output: Output) -> Result<Answer> {
-    if output.success() {
-        return Ok(Answer::Table(output.stdout));
-    }
-    if output.status == 127 {
-        return Ok(Answer::NotYet("needs k3s".to_owned()));
-    }
-    let reason = output.stderr.trim();
-    let not_running = ["no such file", "connection refused", "failed to dial", "deadline exceeded"];
-    if not_running.iter().any(|text| reason.contains(text)) {
-        return Ok(Answer::NotYet("needs k3s: its containerd does not run".to_owned()));
-    }
-    bail!("asking containerd ended with status {}: {reason}", output.status)
-}
-
-/// Rows of `ctr images ls`: REF TYPE DIGEST SIZE PLATFORMS LABELS. Only the size has a space in it.
-fn parse_images(table: &str) -> Result<Vec<Stored>> {
-    rows(table, "REF")?
-        .map(|row| {
-            let columns: Vec<&str> = row.split_whitespace().collect();
-            let (Some(name), Some(digest), Some(labels)) = (columns.first(), columns.get(2), columns.last()) else {
-                bail!("containerd's list of images has a line that does not fit: {row:?}");
-            };
-            Ok(Stored {
-                name: (*name).to_owned(),
-                digest: (*digest).to_owned(),
-                pinned: labels.split(',').any(|label| label == PINNED),
-            })
-        })
-        .collect()
-}
-
-/// The images in `ctr containers ls`: CONTAINER IMAGE RUNTIME.
-fn parse_containers(table: &str) -> Result<Vec<String>> {
-    Ok(rows(table, "CONTAINER")?.filter_map(|row| row.split_whitespace().nth(1).map(str::to_owned)).collect())
-}
-
-fn rows<'a>(table: &'a str, first_column: &str) -> Result<impl Iterator<Item = &'a str>> {
-    let mut lines = table.lines();
-    // An empty list has no heading in some versions.
-    if let Some(heading) = lines.next()
-        && heading.split_whitespace().next() != Some(first_column)
-    {
-        bail!("containerd's list starts with {heading:?} where {first_column} was expected");
-    }
-    Ok(lines.filter(|line| !line.trim().is_empty()))
+    Ok(())
 }
 
 #[cfg(test)]

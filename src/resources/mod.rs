@@ -108,6 +108,11 @@ pub trait Resolve {
         anyhow::bail!("there is no {}", spec.dockerfile)
     }
 
+    /// Names (as containerd has them) of all images of the project that come from this repository.
+    fn images_of(&mut self, _repository: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Debian packages that the controller brings along; `None`: hosts ask their mirrors.
     fn packages(&mut self) -> Option<Shipped> {
         None

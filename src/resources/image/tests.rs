@@ -2,9 +2,12 @@
 //! configuration (`sha256:…`) has the form that the kubelet's interface of containerd gives it.
 #![allow(clippy::unwrap_used)]
 
+use serde_json::json;
+
+use super::containerd::{parse_containers, parse_images};
 use super::*;
+use crate::cluster::testing::FixedApi;
 use crate::hash;
-use crate::host::ArtifactPin;
 use crate::host::fake::{FakeHost, Files, failed, ok};
 use crate::image::BuiltImage;
 
@@ -45,6 +48,7 @@ fn built(content: &str) -> Image {
         artifact: None,
         docker: Docker::default(),
         resolved: Some(ImageSource::Built(image)),
+        keep: vec![],
     }
 }
 
@@ -54,7 +58,13 @@ fn pulled() -> Image {
         digest: digest("postgres"),
         archive: None,
     };
-    Image { recipe: None, artifact: Some("postgres".into()), docker: Docker::default(), resolved: Some(source) }
+    Image {
+        recipe: None,
+        artifact: Some("postgres".into()),
+        docker: Docker::default(),
+        resolved: Some(source),
+        keep: vec![],
+    }
 }
 
 fn row(name: &str, digest: &str, labels: &str) -> String {
@@ -103,6 +113,12 @@ fn host(rows: &str, containers: &'static str) -> FakeHost {
             change(files, &|line| !line.starts_with(&name), "");
             ok("")
         })
+}
+
+/// With a cluster that has these objects (path of the list, object).
+async fn with_cluster(host: FakeHost, objects: &[(&str, serde_json::Value)]) -> FakeHost {
+    let lists = objects.iter().map(|(path, object)| ((*path).to_owned(), json!({ "items": [object] })));
+    host.with_cluster(FixedApi::serve(lists).await.0)
 }
 
 async fn diff(image: &Image, host: &FakeHost) -> Diff {
@@ -161,13 +177,82 @@ async fn with_a_new_build_unused_old_ones_go_and_used_ones_stay() {
         + &other;
     // The container names its image by its configuration.
     let host = host(&rows, "CONTAINER IMAGE RUNTIME\nc1 sha256:abc io.containerd.runc.v2\n");
+    let host = with_cluster(host, &[]).await;
     let planned = settle(&built("new"), &host).await;
     let old = reference("unused");
-    assert_eq!(planned[1..], [format!("old image {old}: removed, no container uses it")]);
+    assert_eq!(planned[1..], [format!("old image {old}: removed, nothing uses it")]);
     let left = host.files().text(STATE);
     assert!(!left.contains(&old) && !left.contains(&by_config), "{left}");
     assert!(left.contains(&reference("used")) && left.contains("sha256:abc ") && left.contains(&other), "{left}");
     assert_eq!(host.changes().iter().filter(|change| change.contains(" rm ")).count(), 2);
+}
+
+#[tokio::test]
+async fn what_the_cluster_may_start_again_is_in_use_and_what_is_over_is_not() {
+    let names = ["cronjob", "scaled-down", "finished", "replaced", "rolling"];
+    let rows: String = names.iter().map(|name| row(&reference(name), &digest(name), PINNED)).collect();
+    let pod = |name: &str| json!({ "spec": { "containers": [{ "name": "c", "image": reference(name) }] } });
+    let cron = json!({ "spec": { "suspend": true, "jobTemplate": { "spec": { "template": pod("cronjob") } } } });
+    let down = json!({ "spec": { "replicas": 0, "template": pod("scaled-down") } });
+    let condition = json!([{ "type": "Complete", "status": "True" }]);
+    let finished = json!({ "spec": { "template": pod("finished") }, "status": { "conditions": condition } });
+    let replaced = json!({ "spec": { "replicas": 0, "template": pod("replaced") } });
+    let rolling = json!({ "spec": { "replicas": 1, "template": pod("rolling") } });
+    let host = host(&rows, "").with_cluster(
+        FixedApi::serve([
+            ("/apis/batch/v1/cronjobs".to_owned(), json!({ "items": [cron] })),
+            ("/apis/apps/v1/deployments".to_owned(), json!({ "items": [down] })),
+            ("/apis/batch/v1/jobs".to_owned(), json!({ "items": [finished] })),
+            ("/apis/apps/v1/replicasets".to_owned(), json!({ "items": [replaced, rolling] })),
+        ])
+        .await
+        .0,
+    );
+    let planned = settle(&built("new"), &host).await;
+    let gone = |name: &str| format!("old image {}: removed, nothing uses it", reference(name));
+    assert_eq!(planned[1..], [gone("finished"), gone("replaced")]);
+}
+
+#[tokio::test]
+async fn while_nobody_can_say_what_is_used_nothing_goes() {
+    let host = host(&row(&reference("old"), &digest("old"), PINNED), "");
+    assert_eq!(settle(&built("new"), &host).await, [format!("image: {} imported", reference("new"))]);
+    assert!(host.files().text(STATE).contains(&reference("old")));
+}
+
+#[tokio::test]
+async fn old_versions_from_a_registry_go_if_they_are_ours_and_nobody_wants_them() {
+    let name = |content: &str| format!("docker.io/library/postgres@{}", digest(content));
+    let rows = row(&name("old"), &digest("old"), PINNED)
+        + &row(&name("used"), &digest("used"), PINNED)
+        + &row(&name("wanted"), &digest("wanted"), PINNED)
+        + &row(&name("of somebody else"), &digest("of somebody else"), "-")
+        + &row("docker.io/library/postgres:17", &digest("of somebody else"), "-")
+        + &row(&format!("docker.io/library/postgres-exporter@{}", digest("x")), &digest("x"), PINNED);
+    // With a tag, as templates write it.
+    let image = format!("postgres:15@{}", digest("used"));
+    let set = json!({ "spec": { "template": { "spec": { "containers": [{ "image": image }] } } } });
+    let host = with_cluster(host(&rows, ""), &[("/apis/apps/v1/statefulsets", set)]).await;
+    let image = Image { keep: vec![name("wanted")], ..pulled() };
+    let planned = settle(&image, &host).await;
+    assert_eq!(planned[1..], [format!("old image {}: removed, nothing uses it", name("old"))]);
+    let sent = serde_json::to_value(&image).unwrap();
+    assert_eq!(serde_json::from_value::<Image>(sent).unwrap(), image);
+}
+
+#[tokio::test]
+async fn an_imported_archive_is_not_kept_a_second_time() {
+    let machine = host("", "");
+    let archive = format!("/var/lib/provision/cache/{}", hash::sha256("archive of new"));
+    settle(&built("new"), &machine).await;
+    assert!(machine.files().node(&archive).is_none());
+    // An archive that does not have what it should is kept: somebody will want to look at it.
+    let host = host("", "").on_run(&[K3S, "ctr", "-n", "k8s.io", "images", "import"], |_, _| ok(""));
+    let image = built("new");
+    let planned = diff(&image, &host).await;
+    image.apply(&host, &planned).await.unwrap();
+    assert!(host.files().node(&archive).is_some());
+    assert_ne!(diff(&image, &host).await, Diff::none());
 }
 
 #[tokio::test]
@@ -261,7 +346,7 @@ mod dockerfile {
             target: Some("final".into()),
         };
         let docker = Docker { dockerfile: Some("web/docker/Web.dockerfile".into()), ..Docker::default() };
-        Image { recipe: None, artifact: None, docker, resolved: Some(ImageSource::Dockerfile(build)) }
+        Image { recipe: None, artifact: None, docker, resolved: Some(ImageSource::Dockerfile(build)), keep: vec![] }
     }
 
     #[tokio::test]
@@ -270,40 +355,58 @@ mod dockerfile {
         assert!(reason.contains("buildkit.enabled"), "{reason}");
     }
 
+    const FOLDER: &str = "/var/lib/provision/build/web-0123456789abcdef";
+
+    fn buildkit(rows: &str) -> FakeHost {
+        host(rows, "CONTAINER IMAGE RUNTIME\n").file("/run/buildkit/buildkitd.sock", "", 0o600).on_run(
+            &["tar"],
+            |files, cmd| {
+                assert_eq!(cmd.argv[1..3], ["--touch", "-xf"], "BuildKit goes by times: {:?}", cmd.argv);
+                files.put_file(format!("{}/docker/Web.dockerfile", cmd.argv.last().unwrap()), "FROM scratch\n", 0o644);
+                ok("")
+            },
+        )
+    }
+
     #[tokio::test]
     async fn it_is_built_on_the_host_pinned_and_old_builds_go() {
         let old = row("provision.local/web:old", &digest("old"), PINNED);
-        let host = host(&old, "CONTAINER IMAGE RUNTIME\n")
-            .file("/run/buildkit/buildkitd.sock", "", 0o600)
-            .on_run(&["tar"], |files, cmd| {
-                assert_eq!(cmd.argv.last().unwrap(), "/var/lib/provision/build");
-                files.put_file("/var/lib/provision/build/docker/Web.dockerfile", "FROM scratch\n", 0o644);
-                ok("")
-            })
-            .on_run(&["/usr/local/bin/buildctl"], |files, cmd| {
+        let host = buildkit(&old).file("/var/lib/provision/build/of-a-cut-run/.env", "secret", 0o600).on_run(
+            &["/usr/local/bin/buildctl"],
+            |files, cmd| {
                 for argument in [
-                    "context=/var/lib/provision/build",
-                    "dockerfile=/var/lib/provision/build/docker",
-                    "filename=Web.dockerfile",
-                    "build-arg:A=1 2",
-                    "target=final",
+                    format!("context={FOLDER}"),
+                    format!("dockerfile={FOLDER}/docker"),
+                    "filename=Web.dockerfile".to_owned(),
+                    "build-arg:A=1 2".to_owned(),
+                    "target=final".to_owned(),
                 ] {
-                    assert!(cmd.argv.iter().any(|it| it == argument), "{:?}", cmd.argv);
+                    assert!(cmd.argv.contains(&argument), "{:?}", cmd.argv);
                 }
+                assert!(files.node(format!("{FOLDER}/docker/Web.dockerfile")).is_some());
+                assert!(files.node("/var/lib/provision/build/of-a-cut-run").is_none());
                 let rows = files.text(STATE) + &row(NAME, &digest("whatever comes out"), "-");
                 files.put_file(STATE, rows, 0o600);
                 ok("")
-            });
+            },
+        );
+        let host = with_cluster(host, &[]).await;
         let planned = settle(&image(), &host).await;
         assert_eq!(
             planned,
-            [
-                format!("image: {NAME} built"),
-                "old image provision.local/web:old: removed, no container uses it".to_owned()
-            ]
+            [format!("image: {NAME} built"), "old image provision.local/web:old: removed, nothing uses it".to_owned()]
         );
         assert!(host.files().node("/var/lib/provision/build").is_none());
         let sent = serde_json::to_value(image()).unwrap();
         assert_eq!(serde_json::from_value::<Image>(sent).unwrap(), image());
+    }
+
+    #[tokio::test]
+    async fn a_failed_build_leaves_no_context_behind() {
+        let host = buildkit("").on_run(&["/usr/local/bin/buildctl"], |_, _| failed(1, "no such stage"));
+        let planned = diff(&image(), &host).await;
+        let error = image().apply(&host, &planned).await.unwrap_err();
+        assert!(error.to_string().contains("buildctl"), "{error:#}");
+        assert!(host.files().node("/var/lib/provision/build").is_none());
     }
 }

@@ -98,7 +98,7 @@ impl History {
 /// What Helm makes of a chart.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rendered {
-    /// Definitions of the `crds` folders.
+    /// What is in the `crds` folders.
     pub definitions: Vec<Value>,
     /// The objects of the release.
     pub objects: Vec<Value>,
@@ -174,6 +174,7 @@ impl Reader {
             message,
         })?;
         let definitions = rendered.definitions.clone();
+        self.place_all(&mut rendered.definitions, namespace, &definitions).await?;
         self.place_all(&mut rendered.objects, namespace, &definitions).await?;
         self.place_all(&mut rendered.hooks, namespace, &definitions).await?;
         Ok(rendered)
@@ -287,9 +288,12 @@ fn taken_apart(text: &str) -> Result<Rendered, String> {
     let mut rendered = Rendered::default();
     let mut source = String::new();
     for document in documents(text) {
-        // A file of definitions may hold many documents; only the first has the line.
-        if let Some(line) = document.lines().find_map(|line| line.strip_prefix("# Source: ")) {
-            source = line.trim().to_owned();
+        // A file of definitions may hold many documents; only the first has Helm's line. One that was itself made by Helm
+        // brings lines of another chart.
+        let chart = |path: &str| path.split('/').next().map(str::to_owned);
+        let mut lines = document.lines().filter_map(|line| line.strip_prefix("# Source: ").map(str::trim));
+        if let Some(line) = lines.next().filter(|line| source.is_empty() || chart(line) == chart(&source)) {
+            source = line.to_owned();
         }
         let is_hook = document.contains("helm.sh/hook");
         let objects = match parse_manifest(document) {
@@ -301,17 +305,30 @@ fn taken_apart(text: &str) -> Result<Rendered, String> {
         for object in objects {
             let annotations = object.pointer("/metadata/annotations");
             let hook = annotations.and_then(|annotations| annotations.get("helm.sh/hook")).is_some();
-            let definition = object.get("kind").and_then(Value::as_str) == Some("CustomResourceDefinition");
-            if hook {
-                rendered.hooks.push(object);
-            } else if definition && source.split('/').any(|folder| folder == "crds") {
+            if is_in_crds_folder(&source) {
                 rendered.definitions.push(object);
+            } else if hook {
+                rendered.hooks.push(object);
             } else {
                 rendered.objects.push(object);
             }
         }
     }
     Ok(rendered)
+}
+
+/// Whether a file is in the `crds` folder of a chart or of one of its subcharts: `web/crds/a.yaml`,
+/// `web/charts/db/crds/a.yaml`. `web/templates/crds/a.yaml` is a template like any other.
+fn is_in_crds_folder(source: &str) -> bool {
+    let mut folders = source.split('/').skip(1);
+    loop {
+        match folders.next() {
+            Some("crds") => return true,
+            // The subchart's name.
+            Some("charts") => drop(folders.next()),
+            _ => return false,
+        }
+    }
 }
 
 /// The documents of a YAML text: a line that begins with `---` in its first column begins one, whatever is around it.

@@ -20,6 +20,7 @@ use self::chart::Chart;
 use self::look::Look;
 use super::path::HostPath;
 use super::{Observed, Resolve, Resource};
+use crate::cluster::yaml;
 use crate::diff::Diff;
 use crate::host::{ReadHost, WriteHost};
 
@@ -111,12 +112,12 @@ impl Helm {
         let Some(text) = template else {
             return Ok(self.values.clone());
         };
-        // Without the text around the fault: it may hold secrets.
-        let parsed: Value = serde_yaml::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?;
-        let mut values = match parsed {
-            Value::Object(values) => values,
-            Value::Null => Map::new(),
-            _ => return Err(anyhow!("values must be a mapping")),
+        let mut documents = yaml::read(text).map_err(|error| anyhow!("{error}"))?;
+        let mut values = match (documents.pop(), documents.is_empty()) {
+            (None | Some(Value::Null), true) => Map::new(),
+            (Some(Value::Object(values)), true) => values,
+            (_, true) => return Err(anyhow!("values must be a mapping")),
+            (_, false) => return Err(anyhow!("values must be one document")),
         };
         compare::merge(&mut values, &self.values);
         Ok(values)

@@ -6,9 +6,11 @@
 //! secret in it is ever on the host's disk.
 
 mod apply;
+mod at_work;
 mod chart;
 mod compare;
 mod look;
+mod owner;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use async_trait::async_trait;
@@ -27,6 +29,14 @@ use crate::host::{ReadHost, WriteHost};
 /// Label of Helm's record of a release: which content its chart had.
 const CHART_LABEL: &str = "provision.dev/chart";
 
+/// Label of Helm's record of a revision: whether all of its objects were seen ready. A revision without it was made by hand.
+const READY_LABEL: &str = "provision.dev/ready";
+
+/// Values of [`READY_LABEL`]: waited for in vain or not yet, seen ready, nobody wants to know.
+const NOT_YET: &str = "no";
+const YES: &str = "yes";
+const UNASKED: &str = "unasked";
+
 /// A Helm chart, installed as a release with all of these values (never with values of an earlier revision). Needs `helm` on the
 /// host (the stage `tools`), version 3 or 4.
 ///
@@ -35,8 +45,9 @@ const CHART_LABEL: &str = "provision.dev/chart";
 ///
 /// Definitions in the chart's `crds` folder are applied first, also those that changed. After a change all objects must become
 /// ready. If they do not, the reasons are collected first; then an upgrade goes back to the last good revision, while a
-/// first install stays as it is, to be looked at. A release that a killed `helm` left behind in the middle of something is
-/// repaired first: the plan says how.
+/// first install stays as it is, to be looked at. A revision that was not seen ready is a change of the next plan, so that it
+/// is waited for again. A release that a killed `helm` left behind in the middle of something is repaired first: the plan
+/// says how.
 ///
 /// ```yaml
 /// - helm: { release: minio, namespace: mlops, chart: { artifact: minio-chart }, template: minio/values.yml }
@@ -82,6 +93,10 @@ pub struct Helm {
     /// Remove a first install that failed, after its reasons were shown; `false` when not given: it stays, to be looked at.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     uninstall_failed: bool,
+    /// Take over objects of the chart that exist already and are not of this release; `false` when not given: they are an
+    /// error of the plan.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    take_ownership: bool,
     /// Revisions that are kept; 10 when not given.
     #[serde(default = "ten")]
     history: u32,
@@ -105,6 +120,17 @@ fn ten() -> u32 {
 impl Helm {
     fn program(&self) -> String {
         self.helm.as_ref().map_or_else(|| "/usr/local/bin/helm".into(), HostPath::to_string)
+    }
+
+    /// Labels that are put on Helm's record.
+    fn labels(&self) -> String {
+        let ready = if self.wait > 0 { NOT_YET } else { UNASKED };
+        format!("{CHART_LABEL}={},{READY_LABEL}={ready}", self.chart.label())
+    }
+
+    /// Whether all revisions up to `newest` are kept.
+    fn remembers(&self, newest: u64) -> bool {
+        self.history == 0 || newest <= u64::from(self.history)
     }
 
     /// The values of the template with those of the spec over them.

@@ -135,6 +135,7 @@ fn tools_and_a_chart_on_a_host() {
     assert_eq!(world.resources(0, &[&["plan"], &more[..]].concat(), "action"), Vec::<String>::new());
 
     another_helm(&mut world, demo);
+    in_the_crate(&mut world);
     let password = world.shell("k3s kubectl get secret -n helm-demo demo -o jsonpath='{.data.password}' | base64 -d");
     assert!(password.len() > 8 && !world.printed.contains(password.trim()), "a secret was printed");
     world.expect(0, &["sandbox", "down", HOST]);
@@ -154,4 +155,32 @@ fn another_helm(world: &mut World, demo: &str) {
     let changed = world.resources(0, &[&["up"], &older[..]].concat(), "result");
     assert_eq!(changed, ["tools/archive helm3 in /usr/local/bin: changed"]);
     assert!(world.shell("helm version --short").starts_with("v3."));
+}
+
+/// The crate's own tests that need a real cluster, with this one: its charts, its Helm 3 and 4.
+fn in_the_crate(world: &mut World) {
+    let inventory = std::fs::read_to_string(world.folder.path().join(format!("inventory/{HOST}.yml"))).unwrap();
+    let address = inventory.lines().find_map(|line| line.trim().strip_prefix("address:")).unwrap().trim();
+    let address = address.trim_matches('"').to_owned();
+    let kubeconfig = world.shell("cat /etc/rancher/k3s/k3s.yaml").replace("127.0.0.1", &address);
+    let file = world.folder.path().join("kubeconfig");
+    std::fs::write(&file, kubeconfig).unwrap();
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "test",
+            "--locked",
+            "--package=provision",
+            "--lib",
+            "--",
+            "resources::helm",
+            "resources::manifest",
+            "cluster::yaml",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("PROVISION_TEST_KUBECONFIG", file)
+        .env("PROVISION_REQUIRE_PEERS", "1")
+        .env_remove("RUST_BACKTRACE")
+        .status()
+        .unwrap();
+    assert!(status.success(), "tests of the crate failed on this cluster");
 }

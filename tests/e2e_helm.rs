@@ -2,8 +2,9 @@
 //! without them it says so and passes.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -134,6 +135,8 @@ fn tools_and_a_chart_on_a_host() {
     assert!(text.contains("ErrImageNeverPull") && text.contains("which is ready"), "{text}");
     assert_eq!(world.resources(0, &[&["plan"], &more[..]].concat(), "action"), Vec::<String>::new());
 
+    // As somebody who has just logged in.
+    assert!(world.shell("bash --login -c 'helm status demo -n helm-demo'").contains("STATUS: deployed"));
     another_helm(&mut world, demo);
     in_the_crate(&mut world);
     let password = world.shell("k3s kubectl get secret -n helm-demo demo -o jsonpath='{.data.password}' | base64 -d");
@@ -157,30 +160,32 @@ fn another_helm(world: &mut World, demo: &str) {
     assert!(world.shell("helm version --short").starts_with("v3."));
 }
 
-/// The crate's own tests that need a real cluster, with this one: its charts, its Helm 3 and 4.
+/// The crate's own tests of charts that need a real cluster, with this one, through a tunnel.
 fn in_the_crate(world: &mut World) {
-    let inventory = std::fs::read_to_string(world.folder.path().join(format!("inventory/{HOST}.yml"))).unwrap();
-    let address = inventory.lines().find_map(|line| line.trim().strip_prefix("address:")).unwrap().trim();
-    let address = address.trim_matches('"').to_owned();
-    let kubeconfig = world.shell("cat /etc/rancher/k3s/k3s.yaml").replace("127.0.0.1", &address);
+    let command = world.command(&["tunnel", "default/kubernetes:443", "--json"]).stdout(Stdio::piped()).spawn();
+    let mut tunnel = Ended(command.unwrap());
+    let mut line = String::new();
+    BufReader::new(tunnel.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = serde_json::from_str::<Value>(&line).unwrap()["url"].as_str().unwrap().replace("http:", "https:");
+    let kubeconfig = world.shell("cat /etc/rancher/k3s/k3s.yaml").replace("https://127.0.0.1:6443", &url);
     let file = world.folder.path().join("kubeconfig");
     std::fs::write(&file, kubeconfig).unwrap();
     let status = Command::new(env!("CARGO"))
-        .args([
-            "test",
-            "--locked",
-            "--package=provision",
-            "--lib",
-            "--",
-            "resources::helm",
-            "resources::manifest",
-            "cluster::yaml",
-        ])
+        .args(["test", "--locked", "--package=provision", "--lib", "--", "resources::helm", "cluster::yaml"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PROVISION_TEST_KUBECONFIG", file)
         .env("PROVISION_REQUIRE_PEERS", "1")
-        .env_remove("RUST_BACKTRACE")
         .status()
         .unwrap();
     assert!(status.success(), "tests of the crate failed on this cluster");
+}
+
+/// A program that is ended with its scope.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

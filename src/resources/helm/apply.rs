@@ -42,15 +42,15 @@ impl<'a> Apply<'a> {
     /// When looking failed, or the chart cannot be brought to the host.
     pub async fn begin(spec: &'a Helm, host: &'a dyn WriteHost) -> Result<Self> {
         let writer = host.cluster_mut().await?;
-        let archive = match &spec.chart.artifact {
-            Some(artifact) => Some(host.fetch(artifact.pin()?).await?),
-            None => None,
-        };
+        if let Some(artifact) = &spec.chart.artifact {
+            // From now on this host has it, also where nobody else does.
+            host.fetch(artifact.pin()?).await?;
+        }
         let look = match spec.look(host.as_read()).await? {
             Observed::Known(look) => look,
             Observed::Pending(reason) => bail!(reason),
         };
-        let given = spec.given(host.as_read(), archive.as_deref()).await?;
+        let given = spec.given(host.as_read()).await?;
         let before = look.history.latest().map_or(0, |latest| latest.number);
         Ok(Self { spec, host, writer, look, given, before })
     }

@@ -67,7 +67,7 @@ impl Helm {
         }
         let namespace = ObjectRef::new("v1", "Namespace", None, &self.namespace);
         let namespace_missing = reader.get(&namespace).await?.is_none();
-        let given = self.given(host, None).await?;
+        let given = self.given(host).await?;
         let upgrade = history.latest().is_some();
         let rendered = self.render(host, reader, &given, upgrade).await?;
         let mut steady = rendered.objects.clone();
@@ -88,19 +88,18 @@ impl Helm {
         Ok(Look { version, namespace_missing, history, rendered, definitions, objects, steady, foreign })
     }
 
-    /// Chart, values and kubeconfig for Helm; the chart from `archive` if that is given.
-    pub async fn given(&self, host: &dyn ReadHost, archive: Option<&Path>) -> Result<Given> {
+    /// Chart, values and kubeconfig for Helm.
+    pub async fn given(&self, host: &dyn ReadHost) -> Result<Given> {
         let kubeconfig = host.read_file(Path::new(KUBECONFIG))?.with_context(|| format!("{KUBECONFIG} has gone"))?;
-        let in_memory = match (&self.chart.artifact, archive) {
-            (Some(artifact), None) => Some(host.peek(artifact.pin()?).await?),
-            _ => self.chart.content()?,
+        let content = match &self.chart.artifact {
+            Some(artifact) => Some(host.peek(artifact.pin()?).await?),
+            None => self.chart.content()?,
         };
-        let file = in_memory.map(|content| MemoryFile::new(&content)).transpose()?;
-        let chart = match (self.chart.remote(), archive, &file) {
-            (Some(remote), ..) => remote,
-            (None, Some(path), _) => HelmChart::Path(path.display().to_string()),
-            (None, None, Some(file)) => HelmChart::Path(file.path()),
-            (None, None, None) => bail!("the chart was not resolved"),
+        let file = content.map(|content| MemoryFile::new(&content)).transpose()?;
+        let chart = match (self.chart.remote(), &file) {
+            (Some(remote), _) => remote,
+            (None, Some(file)) => HelmChart::Path(file.path()),
+            (None, None) => bail!("the chart was not resolved"),
         };
         Ok(Given {
             chart,
@@ -133,7 +132,14 @@ impl Helm {
             if lookup && !upgrade {
                 continue;
             }
-            let answer = host.query(&Query::helm_template(&question)).await?;
+            let answer =
+                host.query(&Query::helm_template(&question)).await.with_context(|| match self.chart.remote() {
+                    Some(_) => format!(
+                        "the chart {} is brought from the network at every look; an `artifact` is brought once",
+                        self.chart.title()
+                    ),
+                    None => format!("the chart {}", self.chart.title()),
+                })?;
             if answer.success() {
                 return Ok(reader.helm_rendered(&answer.stdout, &self.namespace).await?);
             }

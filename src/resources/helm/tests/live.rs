@@ -105,13 +105,13 @@ impl Place {
 
     /// Runs Helm to its end, and nothing after it: as when the agent is killed then.
     async fn cut_off_after_helm(&self, helm: &Helm) {
-        let given = helm.given(&self.rooted.host, None).await.unwrap();
+        let given = helm.given(&self.rooted.host).await.unwrap();
         self.command(&given, Some(helm.labels())).status().unwrap();
     }
 
     /// Starts the change and kills Helm in the middle of it, as a crash would.
     async fn killed(&self, helm: &Helm, expected: Status, labels: Option<String>) {
-        let given = helm.given(&self.rooted.host, None).await.unwrap();
+        let given = helm.given(&self.rooted.host).await.unwrap();
         let mut child = self.command(&given, labels).spawn().unwrap();
         let job = || self.live("batch/v1", "Job", "demo-hold");
         while self.latest().await.is_none_or(|(_, status)| status != expected) || job().await.is_none() {
@@ -240,7 +240,7 @@ async fn lifecycle(major: u32) {
     assert_eq!(place.latest().await, Some((before + 1, Status::Failed)));
     let lines = place.plan(&checked).await.1;
     assert!(lines[0].starts_with("release: failed since 20"), "{lines:?}");
-    assert_eq!(lines[1..], ["values.check: (not given) -> true"]);
+    assert_eq!(lines[1..], ["values.extra: false -> (not given)", "values.check: (not given) -> true"]);
     let error = place.fails(&checked).await;
     assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
 

@@ -2,9 +2,8 @@
 //! without them it says so and passes.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -138,7 +137,6 @@ fn tools_and_a_chart_on_a_host() {
     // As somebody who has just logged in.
     assert!(world.shell("bash --login -c 'helm status demo -n helm-demo'").contains("STATUS: deployed"));
     another_helm(&mut world, demo);
-    in_the_crate(&mut world);
     let password = world.shell("k3s kubectl get secret -n helm-demo demo -o jsonpath='{.data.password}' | base64 -d");
     assert!(password.len() > 8 && !world.printed.contains(password.trim()), "a secret was printed");
     world.expect(0, &["sandbox", "down", HOST]);
@@ -158,34 +156,4 @@ fn another_helm(world: &mut World, demo: &str) {
     let changed = world.resources(0, &[&["up"], &older[..]].concat(), "result");
     assert_eq!(changed, ["tools/archive helm3 in /usr/local/bin: changed"]);
     assert!(world.shell("helm version --short").starts_with("v3."));
-}
-
-/// The crate's own tests of charts that need a real cluster, with this one, through a tunnel.
-fn in_the_crate(world: &mut World) {
-    let command = world.command(&["tunnel", "default/kubernetes:443", "--json"]).stdout(Stdio::piped()).spawn();
-    let mut tunnel = Ended(command.unwrap());
-    let mut line = String::new();
-    BufReader::new(tunnel.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let url = serde_json::from_str::<Value>(&line).unwrap()["url"].as_str().unwrap().replace("http:", "https:");
-    let kubeconfig = world.shell("cat /etc/rancher/k3s/k3s.yaml").replace("https://127.0.0.1:6443", &url);
-    let file = world.folder.path().join("kubeconfig");
-    std::fs::write(&file, kubeconfig).unwrap();
-    let status = Command::new(env!("CARGO"))
-        .args(["test", "--locked", "--package=provision", "--lib", "--", "resources::helm", "cluster::yaml"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("PROVISION_TEST_KUBECONFIG", file)
-        .env("PROVISION_REQUIRE_PEERS", "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "tests of the crate failed on this cluster");
-}
-
-/// A program that is ended with its scope.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -134,6 +134,8 @@ fn tools_and_a_chart_on_a_host() {
     assert!(text.contains("ErrImageNeverPull") && text.contains("which is ready"), "{text}");
     assert_eq!(world.resources(0, &[&["plan"], &more[..]].concat(), "action"), Vec::<String>::new());
 
+    // As somebody who has just logged in.
+    assert!(world.shell("bash --login -c 'helm status demo -n helm-demo'").contains("STATUS: deployed"));
     another_helm(&mut world, demo);
     let password = world.shell("k3s kubectl get secret -n helm-demo demo -o jsonpath='{.data.password}' | base64 -d");
     assert!(password.len() > 8 && !world.printed.contains(password.trim()), "a secret was printed");

@@ -9,13 +9,16 @@ use std::io::Read as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
+use kube::core::params::{Patch, PatchParams};
+use kube::core::request::Request;
 use kube::discovery::Scope;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::Writer;
 use super::error::{Error, Result};
 use super::object::{ObjectRef, parse_manifest};
-use super::read::Reader;
+use super::read::{Reader, built};
 use super::rollout::Rollout;
 
 /// One revision of a release.
@@ -98,7 +101,7 @@ impl History {
 /// What Helm makes of a chart.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rendered {
-    /// Definitions of the `crds` folders.
+    /// What is in the `crds` folders.
     pub definitions: Vec<Value>,
     /// The objects of the release.
     pub objects: Vec<Value>,
@@ -147,20 +150,45 @@ impl Reader {
     /// # Errors
     /// When the server does not answer, or a record cannot be read.
     pub async fn helm_history(&self, namespace: &str, release: &str) -> Result<History> {
-        let selector = format!("owner=helm,name={release},status!=superseded");
-        let secrets = self.list("v1", "Secret", Some(namespace), &selector).await?;
+        let secrets = self.helm_records(namespace, release, "status!=superseded").await?;
         let mut history = Vec::new();
         for secret in &secrets {
-            let mut revision = revision_in(secret).map_err(|reason| Error::Rejected {
-                object: ObjectRef::of(secret).map_or_else(|_| "Secret".into(), |secret| secret.to_string()),
-                code: 400,
-                message: format!("is not a record of Helm that can be read: {reason}"),
-            })?;
-            self.place_all(&mut revision.objects, namespace, &[]).await?;
-            history.push(revision);
+            history.push(self.helm_revision(secret, namespace).await?);
         }
         history.sort_by_key(|revision| revision.number);
         Ok(History(history))
+    }
+
+    /// The newest revision that is or was deployed and whose record has these labels (`a=b`, `a!=b`); `None` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// As [`Reader::helm_history`].
+    pub async fn helm_newest_deployed(&self, namespace: &str, release: &str, labels: &str) -> Result<Option<Revision>> {
+        let selector = format!("status in (deployed,superseded),{labels}");
+        let secrets = self.helm_records(namespace, release, &selector).await?;
+        let number = |secret: &&Value| {
+            let text = secret.pointer("/metadata/labels/version").and_then(Value::as_str)?;
+            text.parse::<u64>().ok()
+        };
+        match secrets.iter().max_by_key(number) {
+            Some(secret) => Ok(Some(self.helm_revision(secret, namespace).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn helm_records(&self, namespace: &str, release: &str, selector: &str) -> Result<Vec<Value>> {
+        self.list("v1", "Secret", Some(namespace), &format!("owner=helm,name={release},{selector}")).await
+    }
+
+    async fn helm_revision(&self, secret: &Value, namespace: &str) -> Result<Revision> {
+        let mut revision = revision_in(secret).map_err(|reason| Error::Rejected {
+            object: ObjectRef::of(secret).map_or_else(|_| "Secret".into(), |secret| secret.to_string()),
+            code: 400,
+            message: format!("is not a record of Helm that can be read: {reason}"),
+        })?;
+        self.place_all(&mut revision.objects, namespace, &[]).await?;
+        Ok(revision)
     }
 
     /// Takes the output of `helm template --include-crds` apart. Objects without a namespace get that of the release.
@@ -174,6 +202,7 @@ impl Reader {
             message,
         })?;
         let definitions = rendered.definitions.clone();
+        self.place_all(&mut rendered.definitions, namespace, &definitions).await?;
         self.place_all(&mut rendered.objects, namespace, &definitions).await?;
         self.place_all(&mut rendered.hooks, namespace, &definitions).await?;
         Ok(rendered)
@@ -238,6 +267,30 @@ impl Reader {
     }
 }
 
+impl Writer {
+    /// Puts a label on Helm's record of a revision. Helm keeps it: it takes it over into the next revision, unless that is
+    /// given another value.
+    ///
+    /// # Errors
+    /// When the server does not answer, or there is no such record.
+    pub async fn label_helm_record(
+        &self,
+        namespace: &str,
+        release: &str,
+        number: u64,
+        (key, value): (&str, &str),
+    ) -> Result<()> {
+        let record =
+            ObjectRef::new("v1", "Secret", Some(namespace), &format!("sh.helm.release.v1.{release}.v{number}"));
+        let reader = self.reader();
+        let (url, _) = reader.url(&record).await?;
+        let patch = Patch::Merge(json!({"metadata": {"labels": {key: value}}}));
+        let request = built(Request::new(url).patch(&record.name, &PatchParams::default(), &patch))?;
+        reader.send(&record, reader.client().request::<Value>(request)).await?;
+        Ok(())
+    }
+}
+
 fn defined_cluster_wide(definitions: &[Value], object: &ObjectRef) -> bool {
     definitions.iter().any(|definition| {
         let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str);
@@ -287,9 +340,12 @@ fn taken_apart(text: &str) -> Result<Rendered, String> {
     let mut rendered = Rendered::default();
     let mut source = String::new();
     for document in documents(text) {
-        // A file of definitions may hold many documents; only the first has the line.
-        if let Some(line) = document.lines().find_map(|line| line.strip_prefix("# Source: ")) {
-            source = line.trim().to_owned();
+        // A file of definitions may hold many documents; only the first has Helm's line. One that was itself made by Helm
+        // brings lines of another chart.
+        let chart = |path: &str| path.split('/').next().map(str::to_owned);
+        let mut lines = document.lines().filter_map(|line| line.strip_prefix("# Source: ").map(str::trim));
+        if let Some(line) = lines.next().filter(|line| source.is_empty() || chart(line) == chart(&source)) {
+            source = line.to_owned();
         }
         let is_hook = document.contains("helm.sh/hook");
         let objects = match parse_manifest(document) {
@@ -301,17 +357,30 @@ fn taken_apart(text: &str) -> Result<Rendered, String> {
         for object in objects {
             let annotations = object.pointer("/metadata/annotations");
             let hook = annotations.and_then(|annotations| annotations.get("helm.sh/hook")).is_some();
-            let definition = object.get("kind").and_then(Value::as_str) == Some("CustomResourceDefinition");
-            if hook {
-                rendered.hooks.push(object);
-            } else if definition && source.split('/').any(|folder| folder == "crds") {
+            if is_in_crds_folder(&source) {
                 rendered.definitions.push(object);
+            } else if hook {
+                rendered.hooks.push(object);
             } else {
                 rendered.objects.push(object);
             }
         }
     }
     Ok(rendered)
+}
+
+/// Whether a file is in the `crds` folder of a chart or of one of its subcharts: `web/crds/a.yaml`,
+/// `web/charts/db/crds/a.yaml`. `web/templates/crds/a.yaml` is a template like any other.
+fn is_in_crds_folder(source: &str) -> bool {
+    let mut folders = source.split('/').skip(1);
+    loop {
+        match folders.next() {
+            Some("crds") => return true,
+            // The subchart's name.
+            Some("charts") => drop(folders.next()),
+            _ => return false,
+        }
+    }
 }
 
 /// The documents of a YAML text: a line that begins with `---` in its first column begins one, whatever is around it.

@@ -23,6 +23,7 @@ mod scram;
 #[cfg(test)]
 pub mod testing;
 mod wait;
+pub mod yaml;
 
 pub use apply::Takeover;
 pub use compare::{Found, ObjectState, changed_fields, diff_of};

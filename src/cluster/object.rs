@@ -97,10 +97,7 @@ pub struct Malformed {
 /// # Errors
 /// What is wrong, with line and column where the parser knows them, never with the text around it (it may hold secrets).
 pub fn parse_manifest(text: &str) -> Result<Vec<Value>, String> {
-    // The parser's limits are made for untrusted input; a bundle of CustomResourceDefinitions is larger than they are.
-    let options = serde_yaml::options! { budget: None };
-    let documents: Vec<Value> =
-        serde_yaml::from_multiple_with_options(text, options).map_err(|error| error.without_snippet().to_string())?;
+    let documents = super::yaml::read(text)?;
     let mut objects = Vec::new();
     for document in documents {
         flatten(document, &mut objects)?;
@@ -247,6 +244,12 @@ mod tests {
         let error = parse_manifest("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {PIN: 482913}\n")
             .unwrap_err();
         assert_eq!(error, "Secret a: `stringData.PIN` is not a string: quote it");
+    }
+
+    #[test]
+    fn a_mode_is_what_kubectl_takes_it_for() {
+        let objects = parse_manifest("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {defaultMode: 0644}\n");
+        assert_eq!(objects.unwrap()[0]["spec"]["defaultMode"].to_string(), "420");
     }
 
     #[test]

@@ -198,6 +198,36 @@ pub async fn real_cluster() -> Option<Reader> {
     Some(super::connect(&host).await.unwrap())
 }
 
+/// Helm of this major version, built once from its module like in the sandbox.
+pub fn helm_program(major: u32) -> Option<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let archive = match major {
+        3 => "helm-v3.22.0-linux-amd64.tar.gz",
+        _ => "helm-v4.3.1-linux-amd64.tar.gz",
+    };
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"), PathBuf::from);
+    let folder = cache.join("provision/tools").join(archive.trim_end_matches(".tar.gz"));
+    let program = folder.join("linux-amd64/helm");
+    if program.exists() {
+        return Some(program);
+    }
+    let packed = cache.join("provision/tools").join(archive);
+    if !packed.exists() {
+        if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
+            return missing_peer(&format!("Helm {major} is not built, and Go is not installed"));
+        }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sandbox/tools/build.sh");
+        let built = Command::new("bash").arg(script).arg(&packed).status().unwrap();
+        assert!(built.success(), "{script} failed");
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    let unpacked = Command::new("tar").arg("-xzf").arg(&packed).arg("-C").arg(&folder).status().unwrap();
+    assert!(unpacked.success());
+    Some(program)
+}
+
 /// An API server that holds fixed objects of a few kinds and answers only GET, by path.
 ///
 /// It is for what needs a certain state of the cluster around it; that requests and answers have this form is proved

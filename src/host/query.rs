@@ -1,10 +1,21 @@
 //! The programs that observing may ask: a closed list, so that reading this file shows that none of them changes anything.
 
+use std::time::Duration;
+
+/// A question is answered within this time, or not at all.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One that has to bring something over the network first.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(180);
+
 /// A question to a program that only looks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Query {
     argv: Vec<String>,
     env: Vec<(String, String)>,
+    /// How many of `argv` say what is asked; the others are too many to be read.
+    telling: usize,
+    timeout: Duration,
 }
 
 /// Where Helm finds a chart.
@@ -56,10 +67,18 @@ const NOWHERE: &str = "/proc/helm";
 /// Charts that Helm brings itself are kept here, in memory, until the machine starts again.
 const HELM_CACHE: &str = "/run/provision/helm";
 
+/// How a program finds its way out where there is only a proxy. Helm goes to this host's own API server without.
+const PROXIES: &[&str] = &["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
+
 /// Environment in which Helm keeps nothing but charts that it had to bring itself: no configuration, no plugins, no record of
 /// what the server serves.
 pub fn helm_env(kubeconfig: &str) -> Vec<(String, String)> {
-    [
+    helm_env_in(kubeconfig, |name| std::env::var(name).ok())
+}
+
+fn helm_env_in(kubeconfig: &str, given: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
+    let proxies = PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), given(name)?)));
+    let own = [
         ("KUBECONFIG", kubeconfig),
         ("HOME", NOWHERE),
         ("KUBECACHEDIR", NOWHERE),
@@ -67,14 +86,14 @@ pub fn helm_env(kubeconfig: &str) -> Vec<(String, String)> {
         ("HELM_CONFIG_HOME", NOWHERE),
         ("HELM_DATA_HOME", NOWHERE),
         ("HELM_NO_PLUGINS", "1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec()
+    ];
+    own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).chain(proxies).collect()
 }
 
 impl Query {
     fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self { argv: argv.into_iter().map(Into::into).collect(), env: Vec::new() }
+        let argv: Vec<String> = argv.into_iter().map(Into::into).collect();
+        Self { telling: argv.len(), argv, env: Vec::new(), timeout: TIMEOUT }
     }
 
     /// Program and arguments.
@@ -85,6 +104,16 @@ impl Query {
     /// Environment besides that of all programs.
     pub fn env(&self) -> &[(String, String)] {
         &self.env
+    }
+
+    /// What is asked, for messages.
+    pub fn asked(&self) -> String {
+        self.argv[..self.telling].join(" ")
+    }
+
+    /// How long the answer may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Status and version of Debian packages, one `name<TAB>status<TAB>version` line each; unknown names go to standard error.
@@ -163,6 +192,7 @@ impl Query {
     pub fn helm_template(question: &HelmTemplate<'_>) -> Self {
         let mut argv: Vec<String> = vec![question.program.into(), "template".into(), question.release.into()];
         argv.extend(question.chart.arguments());
+        let telling = argv.len();
         for (flag, value) in [
             ("--namespace", question.namespace),
             ("--values", question.values),
@@ -176,11 +206,54 @@ impl Query {
             argv.push("--is-upgrade".into());
         }
         argv.extend(question.api_versions.iter().map(|version| format!("--api-versions={version}")));
-        Self { argv, env: helm_env(question.kubeconfig) }
+        let timeout = if matches!(question.chart, HelmChart::Path(_)) { TIMEOUT } else { REMOTE_TIMEOUT };
+        Self { argv, env: helm_env(question.kubeconfig), telling, timeout }
     }
 
     /// The `unless` of a `command` resource, or a `command` check: the author of the stage promises that it only looks.
     pub fn by_author(argv: &[String]) -> Self {
         Self::of(argv.iter().cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(chart: &HelmChart) -> Query {
+        let question = HelmTemplate {
+            program: "helm",
+            release: "web",
+            namespace: "a",
+            chart,
+            values: "/values",
+            kubeconfig: "/config",
+            kube_version: "v1.36.4",
+            api_versions: &["v1".to_owned(), "apps/v1".to_owned()],
+            upgrade: false,
+            lookup: false,
+        };
+        Query::helm_template(&question)
+    }
+
+    #[test]
+    fn a_chart_from_afar_has_time_and_the_question_is_short() {
+        let oci = HelmChart::Oci { reference: "oci://a/web".into(), version: Some("1.0.0".into()) };
+        let (here, afar) = (template(&HelmChart::Path("/chart".into())), template(&oci));
+        assert_eq!(here.asked(), "helm template web /chart");
+        assert_eq!(afar.asked(), "helm template web oci://a/web --version 1.0.0");
+        assert!(afar.argv().contains(&"--api-versions=apps/v1".to_owned()));
+        assert!(afar.timeout() > here.timeout());
+        assert_eq!(Query::getent("passwd", "root").asked(), "getent passwd root");
+    }
+
+    #[test]
+    fn helm_is_told_of_proxies() {
+        let given = |name: &str| (name == "HTTPS_PROXY" || name == "no_proxy").then(|| format!("value of {name}"));
+        let env = helm_env_in("/config", given);
+        let proxies: Vec<&str> =
+            env.iter().map(|(name, _)| name.as_str()).filter(|name| PROXIES.contains(name)).collect();
+        assert_eq!(proxies, ["HTTPS_PROXY", "no_proxy"]);
+        assert_eq!(env.first(), Some(&("KUBECONFIG".to_owned(), "/config".to_owned())));
     }
 }

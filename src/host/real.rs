@@ -17,9 +17,6 @@ use crate::cluster;
 
 pub use super::program::Stream;
 
-/// A question is answered within this time, or not at all.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// What happens while something is done. It may hold secrets: the redactor stands behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostEvent {
@@ -132,17 +129,17 @@ impl ReadHost for RealHost {
     }
 
     async fn query(&self, query: &Query) -> Result<Output> {
-        let mut cmd = Cmd::new(query.argv()).timeout(QUERY_TIMEOUT);
+        let mut cmd = Cmd::new(query.argv()).timeout(query.timeout());
         cmd.env.extend(query.env().iter().cloned());
         let finished = self.start(&cmd, &|_, _| ()).await?;
-        let asked = query.argv().join(" ");
+        let asked = query.asked();
         match finished.end {
             End::NotInstalled => {
                 Ok(Output { stderr: format!("{}: command not found", query.argv()[0]), ..finished.output })
             }
             End::Exited(_) if finished.truncated => bail!("`{asked}` printed more than 16 MiB"),
             End::Exited(_) => Ok(finished.output),
-            End::TimedOut => bail!("`{asked}` did not answer within {} s", QUERY_TIMEOUT.as_secs()),
+            End::TimedOut => bail!("`{asked}` did not answer within {} s", query.timeout().as_secs()),
             End::Cancelled => bail!("`{asked}` was cancelled"),
         }
     }

@@ -6,9 +6,11 @@
 //! secret in it is ever on the host's disk.
 
 mod apply;
+mod at_work;
 mod chart;
 mod compare;
 mod look;
+mod owner;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use async_trait::async_trait;
@@ -20,11 +22,20 @@ use self::chart::Chart;
 use self::look::Look;
 use super::path::HostPath;
 use super::{Observed, Resolve, Resource};
+use crate::cluster::yaml;
 use crate::diff::Diff;
 use crate::host::{ReadHost, WriteHost};
 
 /// Label of Helm's record of a release: which content its chart had.
 const CHART_LABEL: &str = "provision.dev/chart";
+
+/// Label of Helm's record of a revision: whether all of its objects were seen ready. A revision without it was made by hand.
+const READY_LABEL: &str = "provision.dev/ready";
+
+/// Values of [`READY_LABEL`]: waited for in vain or not yet, seen ready, nobody wants to know.
+const NOT_YET: &str = "no";
+const YES: &str = "yes";
+const UNASKED: &str = "unasked";
 
 /// A Helm chart, installed as a release with all of these values (never with values of an earlier revision). Needs `helm` on the
 /// host (the stage `tools`), version 3 or 4.
@@ -34,8 +45,9 @@ const CHART_LABEL: &str = "provision.dev/chart";
 ///
 /// Definitions in the chart's `crds` folder are applied first, also those that changed. After a change all objects must become
 /// ready. If they do not, the reasons are collected first; then an upgrade goes back to the last good revision, while a
-/// first install stays as it is, to be looked at. A release that a killed `helm` left behind in the middle of something is
-/// repaired first: the plan says how.
+/// first install stays as it is, to be looked at. A revision that was not seen ready is a change of the next plan, so that it
+/// is waited for again. A release that a killed `helm` left behind in the middle of something is repaired first: the plan
+/// says how.
 ///
 /// ```yaml
 /// - helm: { release: minio, namespace: mlops, chart: { artifact: minio-chart }, template: minio/values.yml }
@@ -81,6 +93,10 @@ pub struct Helm {
     /// Remove a first install that failed, after its reasons were shown; `false` when not given: it stays, to be looked at.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     uninstall_failed: bool,
+    /// Take over objects of the chart that exist already and are not of this release; `false` when not given: they are an
+    /// error of the plan.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    take_ownership: bool,
     /// Revisions that are kept; 10 when not given.
     #[serde(default = "ten")]
     history: u32,
@@ -106,17 +122,28 @@ impl Helm {
         self.helm.as_ref().map_or_else(|| "/usr/local/bin/helm".into(), HostPath::to_string)
     }
 
+    /// Labels that are put on Helm's record.
+    fn labels(&self) -> String {
+        let ready = if self.wait > 0 { NOT_YET } else { UNASKED };
+        format!("{CHART_LABEL}={},{READY_LABEL}={ready}", self.chart.label())
+    }
+
+    /// Whether all revisions up to `newest` are kept.
+    fn remembers(&self, newest: u64) -> bool {
+        self.history == 0 || newest <= u64::from(self.history)
+    }
+
     /// The values of the template with those of the spec over them.
     fn merged_values(&self, template: Option<&str>) -> Result<Map<String, Value>> {
         let Some(text) = template else {
             return Ok(self.values.clone());
         };
-        // Without the text around the fault: it may hold secrets.
-        let parsed: Value = serde_yaml::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?;
-        let mut values = match parsed {
-            Value::Object(values) => values,
-            Value::Null => Map::new(),
-            _ => return Err(anyhow!("values must be a mapping")),
+        let mut documents = yaml::read(text).map_err(|error| anyhow!("{error}"))?;
+        let mut values = match (documents.pop(), documents.is_empty()) {
+            (None | Some(Value::Null), true) => Map::new(),
+            (Some(Value::Object(values)), true) => values,
+            (_, true) => return Err(anyhow!("values must be a mapping")),
+            (_, false) => return Err(anyhow!("values must be one document")),
         };
         compare::merge(&mut values, &self.values);
         Ok(values)

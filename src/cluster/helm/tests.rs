@@ -28,6 +28,44 @@ fn a_rendered_chart_is_taken_apart() {
 }
 
 #[test]
+fn only_the_crds_folder_of_a_chart_holds_definitions() {
+    for (source, expected) in [
+        ("web/crds/a.yaml", true),
+        ("web/crds/deep/a.yaml", true),
+        ("web/charts/db/crds/a.yaml", true),
+        ("web/charts/db/charts/cache/crds/a.yaml", true),
+        ("crds/crds/a.yaml", true),
+        // argo-cd has them there: templates, which Helm makes itself.
+        ("web/templates/crds/a.yaml", false),
+        ("web/charts/db/templates/crds/a.yaml", false),
+        // Charts of this name.
+        ("web/charts/crds/templates/a.yaml", false),
+        ("crds/templates/a.yaml", false),
+        ("web/charts/crds", false),
+        ("", false),
+    ] {
+        assert_eq!(is_in_crds_folder(source), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_file_of_definitions_that_helm_made_itself_stays_in_its_folder() {
+    let document = |source: &str, name: &str| {
+        format!(
+            "---\n# Source: {source}\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: {name}}}\n"
+        )
+    };
+    let text = [
+        document("web/crds/all.yaml", "a"),
+        document("operator/templates/b.yaml", "b"),
+        document("web/templates/crds/c.yaml", "c"),
+    ];
+    let rendered = taken_apart(&text.concat()).unwrap();
+    assert_eq!(names(&rendered.definitions), ["CustomResourceDefinition a", "CustomResourceDefinition b"]);
+    assert_eq!(names(&rendered.objects), ["CustomResourceDefinition c"]);
+}
+
+#[test]
 fn what_a_chart_no_longer_has_is_taken_away() {
     let live = json!({"data": {"a": "1", "b": "2", "byhand": "3"}, "containers": [
         {"name": "x", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}], "imagePullPolicy": "Always"},

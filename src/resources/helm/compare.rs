@@ -3,13 +3,16 @@
 use serde_json::{Map, Value};
 
 use super::look::Look;
-use super::{CHART_LABEL, Helm};
+use super::{CHART_LABEL, Helm, NOT_YET, READY_LABEL};
 use crate::cluster::diff_of;
 use crate::cluster::helm::{Revision, Status};
 use crate::diff::{Action, Diff};
 
 /// Fields of the diff that Helm is not needed for are named by these words; definitions by their name.
 pub const NAMESPACE: &str = "namespace";
+
+/// The field of a release that only has to be waited for.
+pub const READINESS: &str = "readiness";
 
 /// The difference; its changes are what `apply` does.
 pub fn diff(spec: &Helm, look: &Look) -> Diff {
@@ -18,23 +21,45 @@ pub fn diff(spec: &Helm, look: &Look) -> Diff {
         diff.push(NAMESPACE, format!("create {}", spec.namespace));
     }
     diff.changes.extend(diff_of(&look.definitions).changes);
+    let before = diff.changes.len();
     match look.history.latest() {
         None => diff.push("release", format!("install {} with Helm {}", spec.chart.title(), look.version)),
         Some(latest) => {
             if let Some(text) = state(look, latest) {
                 diff.push("release", text);
             }
-            chart(spec, latest, &mut diff);
-            values("values", Some(&latest.values), Some(&Value::Object(spec.values.clone())), &mut diff);
+            let base = base(look, latest);
+            chart(spec, base, &mut diff);
+            values("values", Some(&base.values), Some(&Value::Object(spec.values.clone())), &mut diff);
         }
     }
+    for (object, owner) in &look.foreign {
+        diff.push("ownership", format!("{object} is taken over; it is {owner}"));
+    }
     diff.changes.extend(diff_of(&look.objects).changes);
+    // An upgrade is waited for anyway.
+    if let Some(latest) = look.history.latest().filter(|latest| spec.wait > 0 && was_not_seen_ready(latest))
+        && diff.changes.len() == before
+    {
+        let text = format!("revision {} is deployed, but was not seen ready: is waited for", latest.number);
+        diff.push(READINESS, text);
+    }
     diff.action = match (diff.changes.is_empty(), look.history.latest()) {
         (true, _) => None,
         (false, None) => Some(Action::Create),
         (false, Some(_)) => Some(Action::Change),
     };
     diff
+}
+
+/// The revision that the spec is compared with: that which is deployed. What came after it and failed changes nothing about
+/// where an upgrade starts from and may go back to.
+fn base<'a>(look: &'a Look, latest: &'a Revision) -> &'a Revision {
+    look.history.0.iter().rev().find(|revision| revision.status == Status::Deployed).unwrap_or(latest)
+}
+
+fn was_not_seen_ready(revision: &Revision) -> bool {
+    revision.status == Status::Deployed && revision.labels.get(READY_LABEL).is_some_and(|ready| ready == NOT_YET)
 }
 
 /// What has to be said about a release that is not simply deployed.
@@ -143,16 +168,82 @@ pub fn merge(base: &mut Map<String, Value>, over: &Map<String, Value>) {
     }
 }
 
-/// Whether the release would become another one: not only repaired.
-pub fn is_new_revision(diff: &Diff) -> bool {
-    diff.changes.iter().any(|change| change.field == "chart" || change.field.starts_with("values"))
+/// Whether going back to a revision would undo something: it has other values or another chart than the spec.
+pub fn is_another(spec: &Helm, revision: &Revision) -> bool {
+    revision.labels.get(CHART_LABEL) != Some(&spec.chart.label())
+        || !equal(&revision.values, &Value::Object(spec.values.clone()))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
+    use crate::cluster::helm::{History, Rendered};
+    use crate::resources::helm::{UNASKED, YES};
+
+    fn spec(wait: u64) -> Helm {
+        let chart = json!({"repo": "https://a", "name": "web", "version": "1.0.0"});
+        serde_json::from_value(
+            json!({"release": "web", "namespace": "a", "chart": chart, "values": {"n": 2}, "wait": wait}),
+        )
+        .unwrap()
+    }
+
+    fn revision(number: u64, status: Status, n: u64, ready: &str) -> Revision {
+        let labels = [(CHART_LABEL.to_owned(), spec(1).chart.label()), (READY_LABEL.to_owned(), ready.to_owned())];
+        Revision {
+            number,
+            status,
+            since: "2026".into(),
+            chart: "web 1.0.0".into(),
+            values: json!({"n": n}),
+            objects: Vec::new(),
+            labels: labels.into_iter().filter(|(_, value)| !value.is_empty()).collect::<BTreeMap<_, _>>(),
+            server_side: true,
+        }
+    }
+
+    fn lines(wait: u64, history: Vec<Revision>) -> Vec<String> {
+        let look = Look {
+            version: "v4.3.1".into(),
+            namespace_missing: false,
+            history: History(history),
+            rendered: Rendered::default(),
+            definitions: Vec::new(),
+            objects: Vec::new(),
+            steady: Vec::new(),
+            foreign: Vec::new(),
+        };
+        let diff = diff(&spec(wait), &look);
+        assert_eq!(diff.is_empty(), diff.changes.is_empty());
+        diff.changes.iter().map(|change| format!("{}: {}", change.field, change.detail)).collect()
+    }
+
+    #[test]
+    fn a_revision_that_was_not_seen_ready_is_waited_for() {
+        let waits = ["readiness: revision 3 is deployed, but was not seen ready: is waited for"];
+        assert_eq!(lines(1, vec![revision(3, Status::Deployed, 2, NOT_YET)]), waits);
+        assert_eq!(lines(0, vec![revision(3, Status::Deployed, 2, NOT_YET)]), [""; 0]);
+        for ready in [YES, UNASKED, ""] {
+            assert_eq!(lines(1, vec![revision(3, Status::Deployed, 2, ready)]), [""; 0], "{ready}");
+        }
+        // An upgrade is waited for anyway.
+        assert_eq!(lines(1, vec![revision(3, Status::Deployed, 1, NOT_YET)]), ["values.n: 1 -> 2"]);
+    }
+
+    #[test]
+    fn what_failed_is_compared_with_what_is_deployed() {
+        let history = || vec![revision(3, Status::Deployed, 1, YES), revision(4, Status::Failed, 2, NOT_YET)];
+        let expected = ["release: failed since 2026 (revision 4): is upgraded again", "values.n: 1 -> 2"];
+        assert_eq!(lines(1, history()), expected);
+        assert!(is_another(&spec(1), &history()[0]));
+        assert!(!is_another(&spec(1), &history()[1]));
+        assert_eq!(lines(1, history()[1..].to_vec()), expected[..1]);
+    }
 
     #[test]
     fn values_are_named_and_text_is_hidden() {

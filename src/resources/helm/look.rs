@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::{CHART_LABEL, Helm};
+use super::Helm;
+use super::owner::foreign;
 use crate::cluster::helm::{History, Rendered, is_kept, without_removed};
 use crate::cluster::{Found, KUBECONFIG, ObjectRef, ObjectState, Reader, Takeover, changed_fields};
 use crate::host::{HelmChart, HelmTemplate, MemoryFile, Query, ReadHost};
@@ -22,6 +23,10 @@ pub struct Look {
     pub definitions: Vec<ObjectState>,
     /// Objects of the chart, and those that it no longer has.
     pub objects: Vec<ObjectState>,
+    /// The objects of the chart without what it makes up anew each time; as many as the first of `objects`.
+    pub steady: Vec<Value>,
+    /// Objects of the chart that exist and are not of this release, and whose they are.
+    pub foreign: Vec<(ObjectRef, String)>,
 }
 
 /// Files in memory that Helm is given.
@@ -57,46 +62,44 @@ impl Helm {
 
     async fn look_with(&self, host: &dyn ReadHost, reader: &Reader, version: String) -> Result<Look> {
         let history = reader.helm_history(&self.namespace, &self.release).await?;
-        if let Some(latest) = history.latest().filter(|latest| latest.status.is_pending())
-            && let Some(process) = helm_at_work(host, &self.release)?
-        {
-            bail!(
-                "release {}/{} is {} and process {process} is at work on it; wait until it has ended, or end it",
-                self.namespace,
-                self.release,
-                latest.status.word()
-            );
+        if let Some(latest) = history.latest() {
+            self.ensure_alone(host, latest)?;
         }
         let namespace = ObjectRef::new("v1", "Namespace", None, &self.namespace);
         let namespace_missing = reader.get(&namespace).await?.is_none();
-        let given = self.given(host, None).await?;
+        let given = self.given(host).await?;
         let upgrade = history.latest().is_some();
         let rendered = self.render(host, reader, &given, upgrade).await?;
-        let (definitions, mut objects) = self.compare(reader, &rendered, &rendered.objects, &history).await?;
+        let mut steady = rendered.objects.clone();
+        let (definitions, mut objects) = self.compare(reader, &rendered, &steady, &history).await?;
         if upgrade && objects.iter().any(differs) {
             // What differs between two renderings is made up each time.
             let again = self.render(host, reader, &given, upgrade).await?;
             if again.objects != rendered.objects {
-                let steady = steady(&rendered.objects, &again.objects);
+                steady = without_made_up(&rendered.objects, &again.objects);
                 (_, objects) = self.compare(reader, &rendered, &steady, &history).await?;
             }
         }
-        Ok(Look { version, namespace_missing, history, rendered, definitions, objects })
+        let known = history.latest().map_or(&[][..], |latest| &latest.objects);
+        let foreign = foreign(&objects, known, &self.namespace, &self.release);
+        if !self.take_ownership {
+            self.refuse(&foreign)?;
+        }
+        Ok(Look { version, namespace_missing, history, rendered, definitions, objects, steady, foreign })
     }
 
-    /// Chart, values and kubeconfig for Helm; the chart from `archive` if that is given.
-    pub async fn given(&self, host: &dyn ReadHost, archive: Option<&Path>) -> Result<Given> {
+    /// Chart, values and kubeconfig for Helm.
+    pub async fn given(&self, host: &dyn ReadHost) -> Result<Given> {
         let kubeconfig = host.read_file(Path::new(KUBECONFIG))?.with_context(|| format!("{KUBECONFIG} has gone"))?;
-        let in_memory = match (&self.chart.artifact, archive) {
-            (Some(artifact), None) => Some(host.peek(artifact.pin()?).await?),
-            _ => self.chart.content()?,
+        let content = match &self.chart.artifact {
+            Some(artifact) => Some(host.peek(artifact.pin()?).await?),
+            None => self.chart.content()?,
         };
-        let file = in_memory.map(|content| MemoryFile::new(&content)).transpose()?;
-        let chart = match (self.chart.remote(), archive, &file) {
-            (Some(remote), ..) => remote,
-            (None, Some(path), _) => HelmChart::Path(path.display().to_string()),
-            (None, None, Some(file)) => HelmChart::Path(file.path()),
-            (None, None, None) => bail!("the chart was not resolved"),
+        let file = content.map(|content| MemoryFile::new(&content)).transpose()?;
+        let chart = match (self.chart.remote(), &file) {
+            (Some(remote), _) => remote,
+            (None, Some(file)) => HelmChart::Path(file.path()),
+            (None, None) => bail!("the chart was not resolved"),
         };
         Ok(Given {
             chart,
@@ -129,7 +132,14 @@ impl Helm {
             if lookup && !upgrade {
                 continue;
             }
-            let answer = host.query(&Query::helm_template(&question)).await?;
+            let answer =
+                host.query(&Query::helm_template(&question)).await.with_context(|| match self.chart.remote() {
+                    Some(_) => format!(
+                        "the chart {} is brought from the network at every look; an `artifact` is brought once",
+                        self.chart.title()
+                    ),
+                    None => format!("the chart {}", self.chart.title()),
+                })?;
             if answer.success() {
                 return Ok(reader.helm_rendered(&answer.stdout, &self.namespace).await?);
             }
@@ -168,11 +178,6 @@ impl Helm {
         }
         Ok((definitions, objects))
     }
-
-    /// Labels that are put on Helm's record.
-    pub fn labels(&self) -> String {
-        format!("{CHART_LABEL}={}", self.chart.label())
-    }
 }
 
 /// What an earlier step will provide.
@@ -181,16 +186,16 @@ fn is_passing(error: &crate::cluster::Error) -> bool {
     matches!(error, Error::Unreachable(_) | Error::UnknownKind { .. })
 }
 
-fn same(object: &Value, reference: &ObjectRef) -> bool {
+pub fn same(object: &Value, reference: &ObjectRef) -> bool {
     ObjectRef::of(object).is_ok_and(|other| other.is_same_object(reference))
 }
 
-fn differs(state: &ObjectState) -> bool {
+pub fn differs(state: &ObjectState) -> bool {
     matches!(&state.found, Found::Present { live, predicted } if !changed_fields(live, predicted).is_empty())
 }
 
 /// The objects of a rendering without what another rendering has differently.
-fn steady(objects: &[Value], again: &[Value]) -> Vec<Value> {
+fn without_made_up(objects: &[Value], again: &[Value]) -> Vec<Value> {
     let twin = |object: &Value| {
         let reference = ObjectRef::of(object).ok()?;
         again.iter().find(|other| same(other, &reference))
@@ -223,23 +228,6 @@ fn common(one: &Value, other: &Value) -> Value {
     }
 }
 
-/// A `helm` that works on this release: its process number.
-fn helm_at_work(host: &dyn ReadHost, release: &str) -> Result<Option<String>> {
-    for process in host.list_dir(Path::new("/proc"))? {
-        if !process.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        // It may have ended meanwhile.
-        let Ok(Some(line)) = host.read_text(&Path::new("/proc").join(&process).join("cmdline")) else { continue };
-        let mut words = line.split('\0');
-        let program = words.next().and_then(|path| path.rsplit('/').next());
-        if program == Some("helm") && words.any(|word| word == release) {
-            return Ok(Some(process));
-        }
-    }
-    Ok(None)
-}
-
 fn last_line(text: &str) -> &str {
     text.trim().lines().last().unwrap_or("it says nothing")
 }
@@ -264,7 +252,7 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"password": password, "user": "u"},
                 "spec": {"containers": [{"name": "x", "args": ["--p", password], "image": "i"}]}})
         };
-        let steady = steady(&[object("one"), json!({"kind": "odd"})], &[object("two")]);
+        let steady = without_made_up(&[object("one"), json!({"kind": "odd"})], &[object("two")]);
         assert_eq!(
             steady[0],
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}, "data": {"user": "u"},

@@ -4,13 +4,12 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::*;
-use crate::cluster::testing::{FixedApi, TestHost, missing_peer, real_cluster};
+use crate::cluster::testing::{FixedApi, TestHost, helm_program, real_cluster};
 use crate::cluster::{KUBECONFIG, ObjectRef, Reader, Writer};
 use crate::host::real::tests::Rooted;
 use crate::host::{ArtifactPin, HostEvent};
@@ -99,7 +98,10 @@ fn a_folder_travels_as_an_archive_that_stays_the_same() {
 #[test]
 fn values_come_from_a_template_and_from_the_spec() {
     let mut project = project();
-    project.templates.insert("demo/values.yml".into(), "replicas: 2\nauth: {user: a, password: b}\n".into());
+    project
+        .templates
+        .insert("demo/values.yml".into(), "replicas: 2\nmode: 0440\nauth: {user: a, password: b}\n".into());
+    project.templates.insert("two.yml".into(), "a: canary\n---\nb: 1\n".into());
     project.templates.insert("list.yml".into(), "- canary\n".into());
     project.templates.insert("broken.yml".into(), "a: 1\na: canary\n".into());
     let mut spec = minimal();
@@ -107,8 +109,12 @@ fn values_come_from_a_template_and_from_the_spec() {
     spec["values"] = json!({"auth": {"user": "c"}});
     let mut helm: Helm = serde_json::from_value(spec.clone()).unwrap();
     Resource::resolve(&mut helm, &mut project).unwrap();
-    assert_eq!(Value::Object(helm.values), json!({"replicas": 2, "auth": {"user": "c", "password": "b"}}));
-    for (template, expected) in [("list.yml", "values must be a mapping"), ("broken.yml", "duplicate")] {
+    assert_eq!(Value::Object(helm.values), json!({"replicas": 2, "mode": 288, "auth": {"user": "c", "password": "b"}}));
+    for (template, expected) in [
+        ("list.yml", "values must be a mapping"),
+        ("two.yml", "values must be one document"),
+        ("broken.yml", "duplicate"),
+    ] {
         spec["template"] = json!(template);
         let mut helm: Helm = serde_json::from_value(spec.clone()).unwrap();
         let error = format!("{:#}", Resource::resolve(&mut helm, &mut project).unwrap_err());

@@ -1,35 +1,8 @@
 use super::*;
+use crate::cluster::Takeover;
 use crate::cluster::helm::Status;
 
-/// Helm of this major version, built once from its module like in the sandbox.
-fn helm_program(major: u32) -> Option<PathBuf> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let archive = match major {
-        3 => "helm-v3.22.0-linux-amd64.tar.gz",
-        _ => "helm-v4.3.1-linux-amd64.tar.gz",
-    };
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"), PathBuf::from);
-    let folder = cache.join("provision/tools").join(archive.trim_end_matches(".tar.gz"));
-    let program = folder.join("linux-amd64/helm");
-    if program.exists() {
-        return Some(program);
-    }
-    let packed = cache.join("provision/tools").join(archive);
-    if !packed.exists() {
-        if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
-            return missing_peer(&format!("Helm {major} is not built, and Go is not installed"));
-        }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sandbox/tools/build.sh");
-        let built = Command::new("bash").arg(script).arg(&packed).status().unwrap();
-        assert!(built.success(), "{script} failed");
-    }
-    std::fs::create_dir_all(&folder).unwrap();
-    let unpacked = Command::new("tar").arg("-xzf").arg(&packed).arg("-C").arg(&folder).status().unwrap();
-    assert!(unpacked.success());
-    Some(program)
-}
+const DEPLOYMENT: (&str, &str, &str) = ("apps/v1", "Deployment", "demo");
 
 /// A namespace of its own in a real cluster, a Helm, and a host that is this machine with other files.
 struct Place {
@@ -108,26 +81,38 @@ impl Place {
     }
 
     /// As somebody who works by hand.
-    async fn patch(&self, kind: &str, patch: Value) {
+    async fn patch(&self, (api_version, kind, name): (&str, &str, &str), patch: Value) {
         use kube::api::{Api, DynamicObject, Patch, PatchParams};
-        let (resource, _) = self.reader.resource("apps/v1", kind).await.unwrap();
+        let (resource, _) = self.reader.resource(api_version, kind).await.unwrap();
         let api: Api<DynamicObject> = Api::namespaced_with(self.reader.client().clone(), &self.namespace, &resource);
         let params = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
-        api.patch("demo", &params, &Patch::Merge(&patch)).await.unwrap();
+        api.patch(name, &params, &Patch::Merge(&patch)).await.unwrap();
     }
 
-    /// Starts the change and kills Helm in the middle of it, as a crash would.
-    async fn killed(&self, helm: &Helm, expected: Status) {
-        let given = helm.given(&self.rooted.host, None).await.unwrap();
-        let mut child = Command::new(&self.program)
+    /// Helm as this program would start it; without its labels, as somebody on another machine would.
+    fn command(&self, given: &super::look::Given, labels: Option<String>) -> Command {
+        let mut command = Command::new(&self.program);
+        command
             .args(["upgrade", "--install", "demo"])
             .args(given.chart.arguments())
             .args(["--namespace", &self.namespace, "--create-namespace", "--values", &given.values.path()])
+            .args(labels.map(|labels| format!("--labels={labels}")))
             .env("KUBECONFIG", given.kubeconfig.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        command
+    }
+
+    /// Runs Helm to its end, and nothing after it: as when the agent is killed then.
+    async fn cut_off_after_helm(&self, helm: &Helm) {
+        let given = helm.given(&self.rooted.host).await.unwrap();
+        self.command(&given, Some(helm.labels())).status().unwrap();
+    }
+
+    /// Starts the change and kills Helm in the middle of it, as a crash would.
+    async fn killed(&self, helm: &Helm, expected: Status, labels: Option<String>) {
+        let given = helm.given(&self.rooted.host).await.unwrap();
+        let mut child = self.command(&given, labels).spawn().unwrap();
         let job = || self.live("batch/v1", "Job", "demo-hold");
         while self.latest().await.is_none_or(|(_, status)| status != expected) || job().await.is_none() {
             assert!(child.try_wait().unwrap().is_none(), "helm ended");
@@ -149,6 +134,13 @@ impl Place {
         self.rooted.host.clone()
     }
 
+    fn uninstall(&self) {
+        let kubeconfig = self.rooted.path(KUBECONFIG);
+        let words = ["uninstall", "demo", "--namespace", &self.namespace];
+        let done = Command::new(&self.program).args(words).env("KUBECONFIG", kubeconfig).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
     async fn end(self) {
         let events = self.rooted.events.lock().unwrap().clone();
         let said = |event: &HostEvent| format!("{event:?}");
@@ -156,6 +148,10 @@ impl Place {
         let namespace = ObjectRef::new("v1", "Namespace", None, &self.namespace);
         Writer::new(self.reader.clone()).delete(&self.rooted.host, &namespace).await.unwrap();
     }
+}
+
+fn not_seen_ready(number: u64) -> String {
+    format!("readiness: revision {number} is deployed, but was not seen ready: is waited for")
 }
 
 async fn lifecycle(major: u32) {
@@ -201,7 +197,7 @@ async fn lifecycle(major: u32) {
     assert_eq!(place.live("v1", "ConfigMap", "demo-extra").await, None);
 
     // By hand.
-    place.patch("Deployment", json!({"spec": {"replicas": 3}})).await;
+    place.patch(DEPLOYMENT, json!({"spec": {"replicas": 3}})).await;
     assert_eq!(place.up(&other).await, ["Deployment NS/demo: spec.replicas: 3 -> 2"]);
 
     // An upgrade that cannot start: the reason, and back.
@@ -220,18 +216,40 @@ async fn lifecycle(major: u32) {
     assert_eq!(place.plan(&other).await.1, Vec::<String>::new());
     assert_eq!(place.plan(&broken).await.1.len(), 3);
 
+    // The same, but nobody was there to see that it cannot start: the next run waits, and goes back.
+    let (before, _) = place.latest().await.unwrap();
+    place.cut_off_after_helm(&broken).await;
+    assert_eq!(place.latest().await, Some((before + 1, Status::Deployed)));
+    assert_eq!(place.plan(&broken).await.1, [not_seen_ready(before + 1)]);
+    let error = place.fails(&broken).await;
+    assert!(error.starts_with("release NS/demo: Deployment NS/demo cannot become ready: "), "{error}");
+    assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
+    assert_eq!(place.latest().await, Some((before + 2, Status::Deployed)));
+    assert_eq!(place.plan(&other).await.1, Vec::<String>::new());
+
     // A hook that fails: what it printed.
     let (before, _) = place.latest().await.unwrap();
-    let error = place.fails(&place.helm(json!({"replicas": 2, "password": "canary-2", "check": true}))).await;
+    let checked = place.helm(json!({"replicas": 2, "password": "canary-2", "check": true}));
+    let error = place.fails(&checked).await;
     assert!(error.contains("Job NS/demo-check: ") && error.contains("no such table"), "{error}");
+    assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
+
+    // The same, but nobody was there to go back: the next run tries again, and does.
+    let (before, _) = place.latest().await.unwrap();
+    place.cut_off_after_helm(&checked).await;
+    assert_eq!(place.latest().await, Some((before + 1, Status::Failed)));
+    let lines = place.plan(&checked).await.1;
+    assert!(lines[0].starts_with("release: failed since 20"), "{lines:?}");
+    assert_eq!(lines[1..], ["values.extra: false -> (not given)", "values.check: (not given) -> true"]);
+    let error = place.fails(&checked).await;
     assert!(error.ends_with(&format!("went back to revision {before} (demo 0.1.0), which is ready")), "{error}");
 
     // Killed in the middle of an upgrade.
     let held = place.helm(json!({"replicas": 1, "hold": true}));
-    place.killed(&held, Status::PendingUpgrade).await;
+    let (good, _) = place.latest().await.unwrap();
+    place.killed(&held, Status::PendingUpgrade, Some(held.labels())).await;
     let lines = place.up(&other).await;
     assert!(lines[0].starts_with("release: pending-upgrade since 20"), "{lines:?}");
-    let good = before + 2;
     assert!(
         lines[0].ends_with(&format!(
             "(revision {}), left by a helm that was ended: goes back to revision {good} first",
@@ -254,8 +272,18 @@ async fn from_nothing_to_changed_broken_and_killed_with_helm_3() {
 
 async fn first_install(major: u32) {
     let Some(place) = Place::new(major).await else { return };
+    let held = place.helm(json!({"hold": true}));
+    // Somebody else's, on another machine for all that is known here: it has its time.
+    place.killed(&held, Status::PendingInstall, None).await;
+    let error = format!("{:#}", held.plan(&place.rooted.host).await.unwrap_err());
+    assert!(error.contains("is pending-install since 20") && error.contains("on another machine"), "{error}");
+    let mut impatient = place.spec(json!({"hold": true}));
+    impatient["timeout"] = json!(1);
+    let (_, lines) = place.plan(&resolved(impatient)).await;
+    assert!(lines[0].ends_with("(revision 1), left by a helm that was ended: is uninstalled first"), "{lines:?}");
+    place.uninstall();
     // Killed in the middle.
-    place.killed(&place.helm(json!({"hold": true})), Status::PendingInstall).await;
+    place.killed(&held, Status::PendingInstall, Some(held.labels())).await;
     let broken = json!({"image": "docker.io/library/nope:1"});
     let (_, lines) = place.plan(&place.helm(broken.clone())).await;
     assert!(lines[0].ends_with("(revision 1), left by a helm that was ended: is uninstalled first"), "{lines:?}");
@@ -263,12 +291,23 @@ async fn first_install(major: u32) {
     // It fails: what there is to see stays.
     let error = place.fails(&place.helm(broken.clone())).await;
     assert!(error.contains("ErrImageNeverPull"), "{error}");
-    assert!(
-        error.ends_with("it was left as it is, to be looked at: `helm status demo -n NS`; the next `up` tries again"),
-        "{error}"
-    );
+    let left = "it was left as it is, to be looked at: `helm status demo -n NS --kubeconfig /etc/rancher/k3s/k3s.yaml`; \
+                the next `up` tries again";
+    assert!(error.ends_with(left), "{error}");
     assert!(place.live("apps/v1", "Deployment", "demo").await.is_some());
-    place.up(&place.helm(json!({"message": "mended"}))).await;
+    // It is not ready the second time either; there is nothing to upgrade.
+    assert_eq!(place.plan(&place.helm(broken.clone())).await.1, [not_seen_ready(1)]);
+    let error = place.fails(&place.helm(broken.clone())).await;
+    assert!(error.contains("ErrImageNeverPull") && error.ends_with(left), "{error}");
+    assert_eq!(place.latest().await, Some((1, Status::Deployed)));
+    let mended = place.helm(json!({"message": "mended"}));
+    place.up(&mended).await;
+    // Ready, but the run was cut off before it said so.
+    let (number, _) = place.latest().await.unwrap();
+    let label = (READY_LABEL, NOT_YET);
+    Writer::new(place.reader.clone()).label_helm_record(&place.namespace, "demo", number, label).await.unwrap();
+    assert_eq!(place.up(&mended).await, [not_seen_ready(number)]);
+    assert_eq!(place.latest().await, Some((number, Status::Deployed)));
     let map = place.live("v1", "ConfigMap", "demo").await.unwrap();
     assert_eq!(map["data"]["message"], "mended");
     place.end().await;
@@ -302,16 +341,19 @@ async fn a_first_install_that_does_not_work_with_helm_3() {
 async fn definitions(major: u32) {
     let Some(place) = Place::new(major).await else { return };
     let group = format!("{}.example.dev", place.namespace);
-    let definition = |more: &str| {
+    let definition = |kind: &str, more: &str| {
+        let plural = format!("{}s", kind.to_lowercase());
         format!(
-            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: widgets.{group}}}\nspec:\n  group: {group}\n  \
-             names: {{kind: Widget, plural: widgets}}\n  scope: Namespaced\n  versions:\n  - name: v1\n    served: true\n    storage: true\n    \
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {{name: {plural}.{group}}}\nspec:\n  group: {group}\n  \
+             names: {{kind: {kind}, plural: {plural}}}\n  scope: Namespaced\n  versions:\n  - name: v1\n    served: true\n    storage: true\n    \
              schema: {{openAPIV3Schema: {{type: object, properties: {{spec: {{type: object, properties: {{size: {{type: integer}}{more}}}}}}}}}}}\n"
         )
     };
     let with = |more: &str| {
         let mut project = project();
-        project.sources.insert("charts/demo/crds/widgets.yaml".into(), definition(more).into_bytes());
+        project.sources.insert("charts/demo/crds/widgets.yaml".into(), definition("Widget", more).into_bytes());
+        // A template like any other, whatever its folder is called.
+        project.sources.insert("charts/demo/templates/crds/gadgets.yaml".into(), definition("Gadget", "").into_bytes());
         let mut helm: Helm = serde_json::from_value(place.spec(json!({"group": group, "random": true}))).unwrap();
         Resource::resolve(&mut helm, &mut project).unwrap();
         helm
@@ -319,17 +361,22 @@ async fn definitions(major: u32) {
     // A kind and its objects, and a secret that is another one in each rendering.
     let lines = place.up(&with("")).await;
     let kinds: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    let definition = "CustomResourceDefinition";
     let expected =
-        ["namespace:", "CustomResourceDefinition", "release:", "Secret", "Secret", "ConfigMap", "Deployment", "Widget"];
+        ["namespace:", definition, "release:", "Secret", "Secret", "ConfigMap", definition, "Deployment", "Widget"];
     assert_eq!(kinds, expected);
+    // By hand, in an object of a kind that Helm does not know.
+    place.patch((&format!("{group}/v1"), "Widget", "w"), json!({"spec": {"size": 5}})).await;
+    assert_eq!(place.up(&with("")).await, ["Widget NS/w: spec.size: 5 -> 3"]);
     // Helm itself would never touch it again. The release is as it was but for the chart's content.
     let lines = place.up(&with(", color: {type: string}")).await;
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].contains("properties.color.type: (absent) -> string"), "{lines:?}");
     assert!(lines[1].starts_with("chart: demo 0.1.0 (content "), "{lines:?}");
-    let object =
-        ObjectRef::new("apiextensions.k8s.io/v1", "CustomResourceDefinition", None, &format!("widgets.{group}"));
-    Writer::new(place.reader.clone()).delete(&place.rooted.host, &object).await.unwrap();
+    for plural in ["widgets", "gadgets"] {
+        let object = ObjectRef::new("apiextensions.k8s.io/v1", definition, None, &format!("{plural}.{group}"));
+        Writer::new(place.reader.clone()).delete(&place.rooted.host, &object).await.unwrap();
+    }
     place.end().await;
 }
 
@@ -343,13 +390,40 @@ async fn definitions_come_first_and_are_kept_up_to_date_with_helm_3() {
     definitions(3).await;
 }
 
+async fn taken_over(major: u32) {
+    let Some(place) = Place::new(major).await else { return };
+    let writer = Writer::new(place.reader.clone());
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.namespace}});
+    let mine = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"message": "mine"},
+        "metadata": {"name": "demo", "namespace": place.namespace}});
+    for object in [&namespace, &mine] {
+        writer.apply(&place.rooted.host, object, Takeover::ByHand).await.unwrap();
+    }
+    let error = format!("{:#}", place.helm(json!({})).plan(&place.rooted.host).await.unwrap_err());
+    let error = error.replace(&place.namespace, "NS");
+    assert!(error.starts_with("ConfigMap NS/demo exists already; it is written by provision\n  hint: "), "{error}");
+    let mut spec = place.spec(json!({}));
+    spec["take_ownership"] = json!(true);
+    let lines = place.up(&resolved(spec)).await;
+    assert_eq!(lines[1], "ownership: ConfigMap NS/demo is taken over; it is written by provision");
+    assert!(lines.contains(&"ConfigMap NS/demo: data.message: mine -> hello".into()), "{lines:?}");
+    assert_eq!(place.live("v1", "ConfigMap", "demo").await.unwrap()["data"]["message"], "hello");
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_the_releases_is_taken_over_only_when_asked() {
+    taken_over(4).await;
+    taken_over(3).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn helm_4_goes_on_with_a_release_of_helm_3() {
     let (Some(mut place), Some(newer)) = (Place::new(3).await, helm_program(4)) else { return };
     place.up(&place.helm(json!({"message": null}))).await;
     place.program = newer;
     assert_eq!(place.plan(&place.helm(json!({"message": null}))).await.1, Vec::<String>::new());
-    place.patch("Deployment", json!({"spec": {"replicas": 3}})).await;
+    place.patch(DEPLOYMENT, json!({"spec": {"replicas": 3}})).await;
     let lines = place.up(&place.helm(json!({"message": "new"}))).await;
     let expected = [
         "values.message: ••• (changed)",

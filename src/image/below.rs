@@ -90,9 +90,13 @@ impl Below {
 
     /// Removes what is in a folder (and it itself), but for what is in `own`.
     fn remove(&mut self, path: &str, own: &BTreeSet<String>, itself: bool) {
-        let inside =
-            |other: &str| path.is_empty() || other.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-        self.entries.retain(|other, _| own.contains(other) || !(inside(other) || itself && other == path));
+        let inside = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let below = self.entries.range(inside.clone()..).map(|(other, _)| other);
+        let below = below.take_while(|other| other.starts_with(&inside)).cloned();
+        let gone: Vec<String> = below.chain(itself.then(|| path.to_owned())).collect();
+        for path in gone.iter().filter(|path| !own.contains(*path)) {
+            self.entries.remove(path);
+        }
     }
 
     /// The same path with the links among its folders followed, and with `last` also where it is a link itself. A path that goes

@@ -279,6 +279,7 @@ async fn first_install(major: u32) {
     assert!(error.contains("is pending-install since 20") && error.contains("on another machine"), "{error}");
     let mut impatient = place.spec(json!({"hold": true}));
     impatient["timeout"] = json!(1);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let (_, lines) = place.plan(&resolved(impatient)).await;
     assert!(lines[0].ends_with("(revision 1), left by a helm that was ended: is uninstalled first"), "{lines:?}");
     place.uninstall();

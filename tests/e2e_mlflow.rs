@@ -4,124 +4,46 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+mod world;
+
+use world::{World, both, named};
 
 const HOST: &str = "e2e-mlflow";
 
 const STAGES: &str = "system,k3s,images,minio,postgres,mlflow";
 
-/// A copy of the project's files, with an identity of its own, and a host.
-struct World {
-    folder: tempfile::TempDir,
-    binary: PathBuf,
+/// Runs Python in MLflow's pod: inside the cluster's network, with the pod's own key of the object store.
+#[track_caller]
+fn in_pod(world: &World, script: &str) -> String {
+    let encoded = hex::encode(script);
+    world.shell(&format!(
+        "kubectl exec -n mlops deploy/mlflow -- python3 -c \"exec(bytes.fromhex('{encoded}').decode())\""
+    ))
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        // Also when a step failed: nothing stays behind.
-        let _ = self.command(&["sandbox", "down", HOST]).output();
-    }
+fn secret(world: &World, key: &str) -> String {
+    String::from_utf8(world.command(&["secret", "get", key]).output().unwrap().stdout).unwrap().trim().to_owned()
 }
 
-fn both(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-impl World {
-    fn new(binary: PathBuf) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
-        for name in String::from_utf8(listed.stdout).unwrap().split('\0').filter(|name| !name.is_empty()) {
-            let to = folder.path().join(name);
-            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-            if root.join(name).exists() {
-                std::fs::copy(root.join(name), to).unwrap();
-            }
+/// Waits until all checks pass, helping with nothing.
+#[track_caller]
+fn heals(world: &World, what: &str) {
+    let start = Instant::now();
+    loop {
+        let output = world.command(&["healthcheck", "--only", STAGES]).output().unwrap();
+        if output.status.success() {
+            eprintln!("-- {what}: healthy again after {:.0} s", start.elapsed().as_secs_f64());
+            return;
         }
-        Self { folder, binary }
+        assert!(start.elapsed() < Duration::from_secs(300), "{what}: still broken:\n{}", both(&output));
+        std::thread::sleep(Duration::from_secs(3));
     }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("PROVISION_IDENTITY", self.folder.path().join("identity.txt"))
-            .env("PROVISION_INVENTORY", format!("inventory/{HOST}.yml"))
-            .env_remove("RUST_BACKTRACE")
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs and insists on the exit code.
-    #[track_caller]
-    fn expect(&self, code: i32, arguments: &[&str]) -> String {
-        let start = Instant::now();
-        let output = self.command(arguments).output().unwrap();
-        let text = both(&output);
-        let seconds = start.elapsed().as_secs_f64();
-        eprintln!("-- provision {} -> {:?} in {seconds:.1} s", arguments.join(" "), output.status.code());
-        assert_eq!(output.status.code(), Some(code), "provision {}:\n{text}", arguments.join(" "));
-        text
-    }
-
-    #[track_caller]
-    fn json(&self, code: i32, arguments: &[&str]) -> Vec<Value> {
-        let text = self.expect(code, &[arguments, &["--json"]].concat());
-        text.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// Runs on the host as root.
-    #[track_caller]
-    fn shell(&self, script: &str) -> String {
-        let output = self.command(&["sandbox", "shell", HOST, "--", "sh", "-c", script]).output().unwrap();
-        assert!(output.status.success(), "{script}:\n{}", both(&output));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Runs Python in MLflow's pod: inside the cluster's network, with the pod's own key of the object store.
-    #[track_caller]
-    fn in_pod(&self, script: &str) -> String {
-        let encoded = hex::encode(script);
-        self.shell(&format!(
-            "kubectl exec -n mlops deploy/mlflow -- python3 -c \"exec(bytes.fromhex('{encoded}').decode())\""
-        ))
-    }
-
-    fn secret(&self, key: &str) -> String {
-        String::from_utf8(self.command(&["secret", "get", key]).output().unwrap().stdout).unwrap().trim().to_owned()
-    }
-
-    /// Waits until all checks pass, helping with nothing.
-    #[track_caller]
-    fn heals(&self, what: &str) {
-        let start = Instant::now();
-        loop {
-            let output = self.command(&["healthcheck", "--only", STAGES]).output().unwrap();
-            if output.status.success() {
-                eprintln!("-- {what}: healthy again after {:.0} s", start.elapsed().as_secs_f64());
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(300), "{what}: still broken:\n{}", both(&output));
-            std::thread::sleep(Duration::from_secs(3));
-        }
-    }
-}
-
-/// Resources that `keep` keeps, as `stage/resource`.
-fn named(lines: &[Value], keep: impl Fn(&Value) -> bool) -> Vec<String> {
-    let mut named: Vec<_> = lines
-        .iter()
-        .filter(|line| line["type"] == "resource" && keep(line))
-        .map(|line| format!("{}/{}", line["stage"].as_str().unwrap(), line["resource"].as_str().unwrap()))
-        .collect();
-    named.sort();
-    named
 }
 
 /// What a team does with MLflow; prints nothing, ends with an error when something is not as it should be.
@@ -195,17 +117,7 @@ fn outside(world: &World, text: &str, env: &[(&str, &str)]) -> (bool, String) {
 
 #[test]
 fn mlflow_keeps_what_it_is_given() {
-    let Some(binary) = std::env::var_os("PROVISION_BIN").map(PathBuf::from) else {
-        eprintln!("skipped: PROVISION_BIN names no release binary; `make test` runs this");
-        return;
-    };
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: sandbox hosts need root");
-        return;
-    }
-    let world = World::new(binary);
-    world.expect(0, &["sandbox", "up", HOST, "-i", &format!("inventory/{HOST}.yml")]);
-    world.expect(0, &["secret", "init"]);
+    let Some(world) = World::new(HOST) else { return };
     let exposed = "mlflow.expose=true";
     world.expect(0, &["up", "--only", STAGES, "--set", exposed]);
     let again = world.json(0, &["up", "--only", STAGES, "--set", exposed]);
@@ -227,9 +139,9 @@ fn mlflow_keeps_what_it_is_given() {
 }
 
 fn clients_in_and_outside_of_the_cluster(world: &World) {
-    world.in_pod(&script(CLIENT, "http://mlflow:5000"));
-    assert_eq!(world.in_pod(&script(READER, "http://mlflow.mlops.svc.cluster.local:5000")), "version 1");
-    assert_eq!(world.in_pod(KEYS), "refused");
+    in_pod(world, &script(CLIENT, "http://mlflow:5000"));
+    assert_eq!(in_pod(world, &script(READER, "http://mlflow.mlops.svc.cluster.local:5000")), "version 1");
+    assert_eq!(in_pod(world, KEYS), "refused");
     let address = world.expect(0, &["sandbox", "address", HOST]);
     let uri = format!("http://{}:30500", address.trim());
     let (ok, text) = outside(world, &script(CLIENT, &uri), &[]);
@@ -308,21 +220,21 @@ fn page(url: &str, name: &str, words: &[&str]) {
 }
 
 fn losses_heal_and_nothing_is_lost(world: &World) {
-    let read = || world.in_pod(&script(READER, "http://mlflow:5000"));
+    let read = || in_pod(world, &script(READER, "http://mlflow:5000"));
     world.shell("kubectl delete pod -n mlops -l app=mlflow --wait=false");
-    world.heals("MLflow's pod was deleted");
+    heals(world, "MLflow's pod was deleted");
     assert_eq!(read(), "version 2");
     world.shell("kubectl delete pod -n mlops postgres-0 --wait=false");
-    world.heals("PostgreSQL's pod was deleted");
+    heals(world, "PostgreSQL's pod was deleted");
     assert_eq!(read(), "version 2");
     world.shell("kubectl delete pod -n mlops minio-0 --wait=false");
-    world.heals("MinIO's pod was deleted");
+    heals(world, "MinIO's pod was deleted");
     assert_eq!(read(), "version 2");
     world.shell(
         "node=$(kubectl get nodes -o name) && kubectl drain $node --ignore-daemonsets --delete-emptydir-data --force --timeout=120s \
          && systemctl restart k3s && kubectl uncordon $node",
     );
-    world.heals("the node was drained and k3s restarted");
+    heals(world, "the node was drained and k3s restarted");
     assert_eq!(read(), "version 2");
     // What broke meanwhile is what `up` would find.
     let lines = world.json(0, &["plan", "--only", STAGES, "--set", "mlflow.expose=true"]);
@@ -387,7 +299,7 @@ fn a_new_key_restarts_who_reads_it_and_nobody_else(world: &World) {
         let of = |pods: &[String]| pods.iter().filter(|pod| pod.starts_with(app)).cloned().collect::<Vec<_>>();
         assert_eq!(of(&before) == of(&after), app != "mlflow", "{app}: {before:?} {after:?}");
     }
-    assert_eq!(world.in_pod(&script(READER, "http://mlflow:5000")), "version 2");
+    assert_eq!(in_pod(world, &script(READER, "http://mlflow:5000")), "version 2");
     assert_eq!(
         world.shell("kubectl get jobs -n mlops -o name | grep -c mlflow-migrate"),
         "1",
@@ -403,7 +315,7 @@ fn basic_auth_asks_for_a_password(world: &World) {
     let uri = format!("http://{}:30500", address.trim());
     let (ok, text) = outside(world, &script(READER, &uri), &[]);
     assert!(!ok && text.contains("401"), "nobody needs a password: {text}");
-    let password = world.secret("mlflow.admin_password");
+    let password = secret(world, "mlflow.admin_password");
     let login = [("MLFLOW_TRACKING_USERNAME", "admin"), ("MLFLOW_TRACKING_PASSWORD", password.as_str())];
     let (ok, text) = outside(world, &script(READER, &uri), &login);
     assert!(ok && text.contains("version 2"), "{text}");
@@ -474,7 +386,7 @@ fn a_backup_brings_back_what_was_lost(world: &World) {
     assert!(world.shell("kubectl logs -n mlops job/restore -c list").contains(&backup));
     world.expect(0, &[&["up"], &arguments[..]].concat());
     assert_eq!(sql("SELECT count(*) FROM experiments WHERE name = 'turbofan'"), "1");
-    assert_eq!(world.in_pod(&script(READER, "http://mlflow:5000")), "version 2");
+    assert_eq!(in_pod(world, &script(READER, "http://mlflow:5000")), "version 2");
 
     sql("CREATE DATABASE stranger");
     sql("REVOKE CONNECT ON DATABASE stranger FROM PUBLIC");

@@ -246,8 +246,8 @@ def table(best, tools):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--provision", required=True, type=pathlib.Path, help="release build of provision")
-    arguments.add_argument("--steps", type=int, default=20, help="steps of each of the three kinds")
-    arguments.add_argument("--repetitions", type=int, default=3)
+    arguments.add_argument("--steps", type=int, default=10, help="steps of each of the three kinds")
+    arguments.add_argument("--repetitions", type=int, default=2)
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-engines-") as folder:
         work = pathlib.Path(folder)

@@ -13,6 +13,17 @@ pub struct ObjectState {
     pub found: Found,
 }
 
+impl ObjectState {
+    /// Whether it is a Job that has to go before another one can do its work.
+    pub fn makes_room(&self) -> bool {
+        match &self.found {
+            Found::Outdated { .. } => true,
+            Found::Present { live, .. } => failed_job(live).is_some(),
+            Found::Absent | Found::Deleting | Found::Unwanted => false,
+        }
+    }
+}
+
 /// What is there now.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {

@@ -221,7 +221,8 @@ fn compile_all(
     }
     let mut programs = Vec::new();
     for (name, spec) in hosts {
-        let context = context(project, &name, &spec, &secrets);
+        let mut context = context(project, &name, &spec, &secrets);
+        context.insert("artifact".into(), Value::Object(supply.versions()));
         let program = compile::compile(project, stages, &context, &mut supply.on(ui)).map_err(Invalid::from)?;
         programs.push((name, spec, program));
     }

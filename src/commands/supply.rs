@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Invalid;
 use super::bundle::{Lacking, Unpacked};
-use crate::artifacts::{Lock, Source, Store};
+use crate::artifacts::{Artifact, Lock, Source, Store};
 use crate::engine::compile::Supplier;
 use crate::hash;
 use crate::host::ArtifactPin;
@@ -82,6 +82,12 @@ impl Supply {
     /// The artifacts of the project.
     pub fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// The version of each artifact by its name, for templates.
+    pub fn versions(&self) -> Map<String, Value> {
+        let of = |artifact: &Artifact| (artifact.name.clone(), Value::String(artifact.version.clone()));
+        self.sources.lock().iter().map(of).collect()
     }
 
     /// What was asked for so far.

@@ -87,6 +87,11 @@ impl<'a> Apply<'a> {
 
     async fn change(&mut self) -> Result<()> {
         self.recover().await?;
+        // Helm would change a Job in place, which the server refuses, and leave one that failed as it is.
+        for job in self.look.objects.iter().filter(|state| state.makes_room()) {
+            self.host.progress(&format!("deleting {}: another one takes its place", job.reference));
+            self.writer.delete(self.host, &job.reference).await?;
+        }
         self.upgrade().await?;
         self.wait().await
     }

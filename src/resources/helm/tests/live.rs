@@ -391,6 +391,36 @@ async fn definitions_come_first_and_are_kept_up_to_date_with_helm_3() {
     definitions(3).await;
 }
 
+async fn jobs(major: u32) {
+    let Some(place) = Place::new(major).await else { return };
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: {{ .Release.Name }}-once}\nspec:\n  activeDeadlineSeconds: {{ .Values.seconds }}\n  \
+               template:\n    spec:\n      restartPolicy: Never\n      containers:\n      - {name: once, image: {{ .Values.once }}, imagePullPolicy: Never}\n";
+    let with = |once: &str, seconds: u32| {
+        let mut project = project();
+        project.sources.insert("charts/demo/templates/once.yaml".into(), job.into());
+        let mut spec = place.spec(json!({"once": once, "seconds": seconds}));
+        spec["wait"] = json!(0);
+        let mut helm: Helm = serde_json::from_value(spec).unwrap();
+        Resource::resolve(&mut helm, &mut project).unwrap();
+        helm
+    };
+    place.up(&with("nowhere:1", 600)).await;
+    let uid = async || place.live("batch/v1", "Job", "demo-once").await.unwrap()["metadata"]["uid"].clone();
+    let first = uid().await;
+    // Nothing of a Job can be changed: another one takes its place.
+    let lines = place.up(&with("nowhere:2", 600)).await;
+    let expected = "Job NS/demo-once: is replaced and run again\nspec.template.spec.containers[once].image: nowhere:1 -> nowhere:2";
+    assert!(lines.contains(&expected.to_owned()), "{lines:?}");
+    assert_ne!(uid().await, first);
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_chart_is_replaced() {
+    jobs(4).await;
+    jobs(3).await;
+}
+
 async fn taken_over(major: u32) {
     let Some(place) = Place::new(major).await else { return };
     let writer = Writer::new(place.reader.clone());

@@ -132,7 +132,7 @@ impl Writer {
         self.wait_served(host, &reference).await?;
         if let Some(live) = self.reader().get(&reference).await? {
             if live.pointer("/metadata/deletionTimestamp").is_some() {
-                self.wait_gone(host, &reference).await?;
+                self.wait_gone(host, &reference, live.pointer("/metadata/uid")).await?;
             } else if failed_job(&live).is_some() {
                 self.delete(host, &reference).await?;
             }
@@ -159,17 +159,25 @@ impl Writer {
             DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         let request = built(Request::new(url).delete(&object.name, &params))?;
         match reader.send(object, reader.client().request::<Value>(request)).await {
-            Ok(_) | Err(Error::Rejected { code: 404, .. }) => {}
+            // The object where it takes its time, else a status about it.
+            Ok(answer) => {
+                let uid = answer.pointer("/metadata/uid").or_else(|| answer.pointer("/details/uid"));
+                self.wait_gone(host, object, uid).await?;
+            }
+            Err(Error::Rejected { code: 404, .. }) => {}
             Err(error) => return Err(error),
         }
-        self.wait_gone(host, object).await?;
         reader.note_deleted(object).await;
         Ok(())
     }
 
-    async fn wait_gone(&self, host: &dyn WriteHost, object: &ObjectRef) -> Result<()> {
+    /// `uid` tells it from another one of its name, which somebody else may make at once.
+    async fn wait_gone(&self, host: &dyn WriteHost, object: &ObjectRef, uid: Option<&Value>) -> Result<()> {
         let started = tokio::time::Instant::now();
         while let Some(live) = self.reader().get(object).await? {
+            if uid.is_some_and(|uid| live.pointer("/metadata/uid") != Some(uid)) {
+                break;
+            }
             if started.elapsed() > DELETE_TIMEOUT {
                 let finalizers = live.pointer("/metadata/finalizers").map_or_else(|| "none".into(), Value::to_string);
                 return Err(Error::Rejected {

@@ -159,7 +159,7 @@ class Ansible(Tool):
         return int(recap.group(1))
 
     def forget(self):
-        self.host.shell("rm -rf /root/.ansible")
+        self.host.shell("rm -rf ~/.ansible")
 
 
 class Mitogen(Ansible):

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::layout::append;
+use super::pull::sha256_of;
 use super::reference::Reference;
 use crate::hash;
 
@@ -176,13 +177,6 @@ pub(super) fn limited(from: impl Read) -> Result<Vec<u8>> {
         bail!("it is larger than {} MiB", LARGEST_MANIFEST >> 20);
     }
     Ok(text)
-}
-
-fn sha256_of(digest: &str) -> Result<&str> {
-    digest
-        .strip_prefix("sha256:")
-        .filter(|hash| hash::is_sha256(hash))
-        .with_context(|| format!("{digest:?} is not a digest like sha256:…"))
 }
 
 /// The tar in an archive that may be compressed with zstd or gzip.

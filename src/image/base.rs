@@ -1,7 +1,7 @@
 //! Images that others start from: `base: { artifact: NAME }` of a recipe.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -97,12 +97,11 @@ fn waiting<T: Send>(work: impl Future<Output = Result<T>> + Send) -> Result<T> {
 /// The digest of the one image in an OCI layout.
 fn only_image(layout: &Path) -> Result<String> {
     for entry in tar::Archive::new(archive::open(layout)?).entries()? {
-        let mut entry = entry?;
+        let entry = entry?;
         if entry.path()?.to_string_lossy().trim_start_matches("./") != "index.json" {
             continue;
         }
-        let mut text = Vec::new();
-        entry.read_to_end(&mut text)?;
+        let text = archive::limited(entry).context("reading its index.json")?;
         let index: Value = serde_json::from_slice(&text).context("reading its index.json")?;
         let all = index["manifests"].as_array().into_iter().flatten().filter_map(|it| it["digest"].as_str());
         // One image may be there under several names.
@@ -117,10 +116,8 @@ fn only_image(layout: &Path) -> Result<String> {
 
 fn read(folder: &Path, digest: &str) -> Result<BaseImage> {
     let mut manifest = json(folder, digest)?;
-    if let Some(platforms) = manifest["manifests"].as_array() {
-        let chosen = platforms.iter().find(|it| pull::is_this_platform(&it["platform"]));
-        let chosen = chosen.and_then(|it| it["digest"].as_str());
-        manifest = json(folder, chosen.with_context(|| format!("it is not for linux/{}", pull::architecture()))?)?;
+    if let Some(chosen) = pull::chosen_of(&manifest)?.map(str::to_owned) {
+        manifest = json(folder, &chosen)?;
     }
     let config = json(folder, manifest["config"]["digest"].as_str().unwrap_or_default())?;
     if !pull::is_this_platform(&config) {
@@ -151,7 +148,8 @@ fn base_layer(folder: &Path, layer: &Value) -> Result<BaseLayer> {
 
 fn json(folder: &Path, digest: &str) -> Result<Value> {
     let path = folder.join(pull::sha256_of(digest)?);
-    let text = std::fs::read(&path).with_context(|| format!("its part {digest} is not there"))?;
+    let file = File::open(&path).with_context(|| format!("its part {digest} is not there"))?;
+    let text = archive::limited(file).with_context(|| format!("its part {digest}"))?;
     serde_json::from_slice(&text).with_context(|| format!("its part {digest} is not what an image has"))
 }
 

@@ -10,6 +10,8 @@ use axum::http::Uri;
 use axum::response::IntoResponse;
 use serde_json::json;
 
+use std::io::Read;
+
 use super::*;
 use crate::hash;
 use crate::image::BuiltImage;
@@ -252,6 +254,6 @@ async fn an_image_for_another_processor_is_refused() {
     let bench = Bench::new(&format!("url: http://{address}/low.tar\n  sha256: {}", hash::sha256(foreign.archive())));
     let error = tokio::task::block_in_place(|| format!("{:#}", bench.build("high.yml").unwrap_err()));
     let expected =
-        format!("artifacts.yml:2:3: low as the base of an image: it is not for linux/{}", pull::architecture());
+        format!("artifacts.yml:2:3: low as the base of an image: it is not made for linux/{}", pull::architecture());
     assert!(error.contains(&expected), "{error}");
 }

@@ -3,7 +3,7 @@
 //! A file at `/bin/run.sh` over a layer where `/bin` is a link to `usr/bin` would need a folder `bin` in its own layer, and unpacking
 //! a folder over a link replaces the link: every other program would be gone. So paths are followed through the links below.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path};
 
@@ -11,13 +11,12 @@ use anyhow::{Context, Result, bail};
 use tar::EntryType;
 
 use super::archive;
+use super::links::{self, Last};
 
 /// Files whose content is kept: users of the image are added to them.
 const KEPT: [&str; 2] = ["etc/passwd", "etc/group"];
 /// The largest of these.
 const LARGEST_KEPT: u64 = 1 << 20;
-/// As the kernel has it.
-const MOST_LINKS: u32 = 40;
 /// In front of the name of what a layer removes.
 const REMOVED: &str = ".wh.";
 /// Removes all that a folder had.
@@ -52,7 +51,7 @@ impl Below {
             let mut entry = entry?;
             let Some(path) = plain(&entry.path()?)? else { continue };
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
-            let folder = self.resolve(folder, true);
+            let folder = self.resolve(folder, Last::Followed);
             if name == ALL_REMOVED {
                 self.remove(&folder, &own, false);
                 continue;
@@ -99,53 +98,28 @@ impl Below {
         }
     }
 
-    /// The same path with the links among its folders followed, and with `last` also where it is a link itself. A path that goes
-    /// round in circles stays as it is.
-    pub fn resolve(&self, path: &str, last: bool) -> String {
-        let parts = |text: &str| -> Vec<String> {
-            text.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect()
+    /// The same path with the links among its folders followed. A path that goes round in circles stays as it is.
+    pub fn resolve(&self, path: &str, last: Last) -> String {
+        let target = |at: &str| match self.entries.get(at) {
+            Some(At::Link(target)) => Some(target.clone()),
+            _ => None,
         };
-        let mut todo = VecDeque::from(parts(path));
-        let mut at: Vec<String> = Vec::new();
-        let mut links = 0;
-        while let Some(part) = todo.pop_front() {
-            if part == ".." {
-                at.pop();
-                continue;
-            }
-            at.push(part);
-            if todo.is_empty() && !last {
-                break;
-            }
-            let Some(At::Link(target)) = self.entries.get(&at.join("/")) else { continue };
-            links += 1;
-            if links > MOST_LINKS {
-                return path.trim_matches('/').to_owned();
-            }
-            at.pop();
-            if target.starts_with('/') {
-                at.clear();
-            }
-            for part in parts(target).into_iter().rev() {
-                todo.push_front(part);
-            }
-        }
-        at.join("/")
+        links::follow(path, last, target).unwrap_or_else(|| path.trim_matches('/').to_owned())
     }
 
     /// Whether anything is there.
     pub fn has(&self, path: &str) -> bool {
-        self.entries.contains_key(&self.resolve(path, false))
+        self.entries.contains_key(&self.resolve(path, Last::Kept))
     }
 
     /// Whether a folder is there (also through links), or nothing is.
     pub fn takes_folder(&self, path: &str) -> bool {
-        !matches!(self.entries.get(&self.resolve(path, true)), Some(At::Other(_)))
+        !matches!(self.entries.get(&self.resolve(path, Last::Followed)), Some(At::Other(_)))
     }
 
     /// Content of `/etc/passwd` or `/etc/group`.
     pub fn text(&self, path: &str) -> Option<&str> {
-        match self.entries.get(&self.resolve(path, true)) {
+        match self.entries.get(&self.resolve(path, Last::Followed)) {
             Some(At::Other(Some(text))) => Some(text),
             _ => None,
         }
@@ -219,9 +193,9 @@ mod tests {
             ("/loop/z", "loop/z"),
             ("/new/z", "new/z"),
         ] {
-            assert_eq!(below.resolve(path, false), resolved);
+            assert_eq!(below.resolve(path, Last::Kept), resolved);
         }
-        assert_eq!(below.resolve("/bin", true), "usr/bin");
+        assert_eq!(below.resolve("/bin", Last::Followed), "usr/bin");
         assert!(below.takes_folder("/bin") && below.takes_folder("/new"));
     }
 
@@ -233,13 +207,13 @@ mod tests {
         assert_eq!(all.text("/etc/passwd"), Some("root:x:0:0\n"));
         assert!(!all.takes_folder("/lib/a"));
         let removed = below(&[first, &[".wh.lib", "etc/.wh.passwd", "usr/lib/.wh..wh..opq", "usr/lib/b"]]);
-        assert_eq!(removed.resolve("/lib/x", false), "lib/x");
+        assert_eq!(removed.resolve("/lib/x", Last::Kept), "lib/x");
         assert_eq!(removed.text("/etc/passwd"), None);
         assert!(removed.takes_folder("/usr/lib/a") && !removed.takes_folder("/usr/lib/b"));
         let emptied = below(&[first, &["data/own -> /lib", "data/.wh..wh..opq"]]);
-        assert_eq!(emptied.resolve("/data/link/x", false), "data/link/x");
-        assert_eq!(emptied.resolve("/data/own/x", false), "usr/lib/x", "its own stays, whatever the order");
+        assert_eq!(emptied.resolve("/data/link/x", Last::Kept), "data/link/x");
+        assert_eq!(emptied.resolve("/data/own/x", Last::Kept), "usr/lib/x", "its own stays, whatever the order");
         let replaced = below(&[first, &["lib/"]]);
-        assert_eq!(replaced.resolve("/lib/x", false), "lib/x", "a folder over a link replaces it");
+        assert_eq!(replaced.resolve("/lib/x", Last::Kept), "lib/x", "a folder over a link replaces it");
     }
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::layer::{Entry, Layer, Written};
+use super::links::{self, Last};
 use super::recipe::{Debian, Owner};
 use crate::artifacts::script::{self, Step};
 use crate::artifacts::{Inputs, Progress, Store};
@@ -156,35 +157,8 @@ impl<'a> Closure<'a> {
 
     /// The same path with every link among its folders followed inside the stage; no slash in front.
     fn locate(&self, path: &str) -> Result<String> {
-        let mut todo: VecDeque<String> = parts(path).collect();
-        let mut at: Vec<String> = Vec::new();
-        let mut links = 0;
-        while let Some(part) = todo.pop_front() {
-            if part == ".." {
-                at.pop();
-                continue;
-            }
-            at.push(part);
-            // The last part is taken as it is, link or not.
-            if todo.is_empty() {
-                break;
-            }
-            if let Ok(target) = fs::read_link(self.stage.join(at.join("/"))) {
-                links += 1;
-                if links > 40 {
-                    bail!("{path}: too many links");
-                }
-                let target = target.to_string_lossy().into_owned();
-                at.pop();
-                if target.starts_with('/') {
-                    at.clear();
-                }
-                for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
-                    todo.push_front(part);
-                }
-            }
-        }
-        Ok(at.join("/"))
+        let target = |at: &str| Some(fs::read_link(self.stage.join(at)).ok()?.to_string_lossy().into_owned());
+        links::follow(path, Last::Kept, target).with_context(|| format!("{path}: too many links"))
     }
 
     /// The shared libraries of a program or library, and its loader.
@@ -215,10 +189,6 @@ impl<'a> Closure<'a> {
         }
         Ok(())
     }
-}
-
-fn parts(path: &str) -> impl Iterator<Item = String> {
-    path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned)
 }
 
 /// Paths in what the loader's `--list` prints: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, the loader itself without an

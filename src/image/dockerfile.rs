@@ -3,6 +3,8 @@
 //! Their tag is the hash of everything that goes in (context, arguments, stage), not of what comes out: a Dockerfile that
 //! downloads something gives another image each time it is built, and it is built when one of its inputs changes.
 
+pub mod bases;
+
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 

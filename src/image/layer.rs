@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 use super::below::Below;
+use super::links::Last;
 use super::recipe::Owner;
 use crate::artifacts::tree::{self, Found, Kind};
 
@@ -66,7 +67,7 @@ impl Layer {
     /// are followed as a program in the container would follow them; a file or link at the path of such a link replaces it.
     pub fn insert(&mut self, path: &str, entry: Entry) {
         let folder = matches!(entry, Entry::Directory { .. }) && self.below.takes_folder(path);
-        let path = self.below.resolve(path, folder);
+        let path = self.below.resolve(path, if folder { Last::Followed } else { Last::Kept });
         for (at, _) in path.match_indices('/') {
             self.entries
                 .entry(path[..at].to_owned())

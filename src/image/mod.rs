@@ -5,7 +5,6 @@
 
 pub mod archive;
 mod base;
-pub mod bases;
 mod below;
 mod build;
 mod cargo;
@@ -15,6 +14,7 @@ pub mod dockerfile;
 mod dockerignore;
 mod layer;
 mod layout;
+mod links;
 mod pip;
 pub mod pull;
 mod recipe;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::below::Below;
 use super::build::changed;
 use super::layer::{Entry, Layer, Written};
+use super::links::Last;
 use super::recipe::Owner;
 use crate::artifacts::script::{self, Step};
 use crate::artifacts::{Built, Inputs, Progress, Store};
@@ -157,7 +158,7 @@ fn key(pip: &Pip, lock: &Path, below: &[(PathBuf, Written)], under: &Below) -> R
         }
     }
     // Where it lies, if links of the layers below lead it elsewhere.
-    let at = under.resolve(&pip.to, true);
+    let at = under.resolve(&pip.to, Last::Followed);
     if at != pip.to.trim_matches('/') {
         inputs.add("at", at);
     }

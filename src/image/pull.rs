@@ -95,10 +95,7 @@ struct Puller<'a> {
 impl Puller<'_> {
     async fn image(&mut self, digest: &str) -> Result<()> {
         let mut manifest = self.manifest(digest).await?;
-        if let Some(platforms) = manifest["manifests"].as_array() {
-            let chosen = platforms.iter().find(|it| is_this_platform(&it["platform"]));
-            let chosen = chosen.and_then(|it| it["digest"].as_str());
-            let chosen = chosen.with_context(|| format!("it is not made for linux/{}", architecture()))?.to_owned();
+        if let Some(chosen) = chosen_of(&manifest)?.map(str::to_owned) {
             manifest = self.manifest(&chosen).await?;
         }
         let parts: Vec<_> =
@@ -349,6 +346,16 @@ fn login(registry: &str) -> Option<String> {
     let auth = entry.iter().find_map(|name| config["auths"][*name]["auth"].as_str())?;
     // Only what is a login: a broken entry must not be sent anywhere.
     STANDARD.decode(auth).ok().filter(|login| login.contains(&b':')).map(|_| auth.to_owned())
+}
+
+/// The digest of the manifest for this machine in an index; `None` for what is a manifest itself.
+///
+/// # Errors
+/// When the image is not made for this machine's processor.
+pub(super) fn chosen_of(manifest: &Value) -> Result<Option<&str>> {
+    let Some(platforms) = manifest["manifests"].as_array() else { return Ok(None) };
+    let chosen = platforms.iter().find(|it| is_this_platform(&it["platform"])).and_then(|it| it["digest"].as_str());
+    chosen.map(Some).with_context(|| format!("it is not made for linux/{}", architecture()))
 }
 
 pub(super) fn sha256_of(digest: &str) -> Result<&str> {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::artifacts::Store;
+use crate::cluster::yaml;
 use crate::engine::{Program, Step};
 use crate::host::{ArtifactPin, MemoryFile};
 use crate::image::archive;
@@ -105,10 +106,7 @@ impl Charts {
             command.args(["--kube-version", version]);
         }
         let rendered = self.run(command)?;
-        let options = serde_yaml::options! { budget: None };
-        // Without the text around a fault: it may hold secrets.
-        serde_yaml::from_multiple_with_options(&rendered, options)
-            .map_err(|error| anyhow!("Helm's output cannot be read: {}", error.without_snippet()))
+        yaml::read(&rendered).map_err(|fault| anyhow!("Helm's output cannot be read: {fault}"))
     }
 
     /// Runs Helm, with nothing of the user's configuration and no way to a network.

@@ -10,8 +10,8 @@ use crate::cluster::parse_manifest;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::engine::{Program, Step};
 use crate::image::ImageSource;
-use crate::image::bases;
 use crate::image::discover::{self, Known, Named};
+use crate::image::dockerfile::bases;
 use crate::image::reference::Reference;
 use crate::project::StageFile;
 

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::archive;
-use super::dockerfile::DockerBuild;
-use super::reference::Reference;
+use super::DockerBuild;
 use crate::artifacts::Store;
+use crate::image::archive;
+use crate::image::reference::Reference;
 
 /// No honest Dockerfile is larger.
 const LARGEST: u64 = 1 << 20;
